@@ -1,7 +1,8 @@
-"""Generates `tandem/v1` from the contract: `python protos/generate.py [OUT]`, OUT being the repository by default.
+"""Generates `tandem/v1` from the contract: `python protos/generate.py [OUT]`, by default into the repository.
 
-Messages and their type stubs come from all files, gRPC classes only from those that define a service. The tools are
-those of the running interpreter, at the versions that pyproject.toml pins: another version writes other bytes.
+Messages and their type stubs come from all files, gRPC classes only from those that define a service. The
+tools are those of the running interpreter, at the versions that pyproject.toml pins: another version writes
+other bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _INIT = '"""Generated from `protos/tandem/v1` by `make protos`: not to be edited
 def generate(out: Path) -> list[Path]:
     """Brings `out`/tandem/v1 up to date and returns its files. Raises RuntimeError where protoc fails.
 
-    Files are replaced only where they differ, so that nothing else on them is rebuilt; stale ones are removed.
+    Only files that differ are written; stale ones are removed.
     """
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
@@ -47,9 +48,14 @@ def _run_protoc(out: Path) -> None:
     files = sorted((PROTOS / PACKAGE).glob("*.proto"))
     services = [file for file in files if re.search(r"^service ", file.read_text(), re.MULTILINE)]
     scripts = Path(sys.executable).parent
-    _protoc(f"--plugin={scripts / 'protoc-gen-mypy'}", f"--python_out={out}", f"--mypy_out=quiet:{out}", *files)
     _protoc(
-        f"--plugin={scripts / 'protoc-gen-mypy_grpc'}", f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *services
+        f"--plugin={scripts / 'protoc-gen-mypy'}", f"--python_out={out}", f"--mypy_out=quiet:{out}", *files
+    )
+    _protoc(
+        f"--plugin={scripts / 'protoc-gen-mypy_grpc'}",
+        f"--grpc_python_out={out}",
+        f"--mypy_grpc_out=quiet:{out}",
+        *services,
     )
 
 

@@ -386,7 +386,9 @@ class TokenAccount(_message.Message):
     token_id: _builtins.int
     """The token."""
     text: _builtins.str
-    """Its text alone; incomplete characters appear as U+FFFD."""
+    """The text that it completes; empty while a character is incomplete, which
+    then comes with the token that ends it. Stop texts are not cut out here.
+    """
     source: Global___TokenSource.ValueType
     """Where it came from."""
     round: _builtins.int

@@ -1,0 +1,98 @@
+"""What the stream handler needs of a drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from tandem.distributions import CompressedRow
+from tandem.noise import NoiseStream
+from tandem.rpc.errors import TandemError
+from tandem.sampling import SamplingParams
+from tandem.v1 import block_pb2, draft_pb2, model_pb2, sampling_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """How a sequence was opened. max_entries and mass: what to send of each distribution; 0 entries send none."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    verification: sampling_pb2.VerificationRule
+    noise: NoiseStream
+    stop_token_ids: frozenset[int]
+    max_entries: int
+    mass: float
+
+
+@dataclass(slots=True)
+class Candidates:
+    """A block in the making; its lists have one entry per candidate, `rows` may have none at all."""
+
+    token_ids: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    rows: list[CompressedRow] = field(default_factory=list)
+    stop: draft_pb2.DraftStop = draft_pb2.DRAFT_STOP_MAX_TOKENS
+    timing: block_pb2.Timing = field(default_factory=block_pb2.Timing)
+
+
+class DraftSequence(Protocol):
+    """One open sequence of a drafter."""
+
+    async def draft(
+        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+    ) -> Candidates:
+        """Drafts the next block.
+
+        tokens: everything committed, prompt included. cached: how many leading ones a cache may still hold from
+        before. round_number: the attempt of the draws.
+        """
+        ...
+
+    def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
+        """log q [V] of candidates of the last block. Raises TandemError UNEXPECTED_MESSAGE where none was kept."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Drafter(Protocol):
+    """One per service."""
+
+    info: model_pb2.ModelInfo
+
+    async def open(self, spec: SequenceSpec) -> DraftSequence: ...
+
+    def load(self) -> model_pb2.Load: ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def limit_after(
+    limits: draft_pb2.DraftLimits, drafted: int, entropy: float, probability: float, joint: float
+) -> draft_pb2.DraftStop | None:
+    """Which limit ends the block after a candidate was drawn, if any; `max_tokens` is not looked at.
+
+    drafted: candidates so far, the last one included. probability: q(x) of the last; joint: product over the block.
+    All of these look at the drawn token, so it is kept: what is submitted may not depend on it (the causal rule of
+    lossless verification).
+    """
+    if drafted < limits.min_tokens:
+        return None
+    if limits.HasField("max_entropy_after") and entropy > limits.max_entropy_after:
+        return draft_pb2.DRAFT_STOP_ENTROPY_AFTER
+    if limits.HasField("min_probability") and probability < limits.min_probability:
+        return draft_pb2.DRAFT_STOP_PROBABILITY
+    if limits.HasField("min_joint_probability") and joint < limits.min_joint_probability:
+        return draft_pb2.DRAFT_STOP_JOINT_PROBABILITY
+    return None
+
+
+def no_rows() -> TandemError:
+    return TandemError.unexpected_message("this sequence keeps no full rows: its distributions have no tail")

@@ -1,0 +1,97 @@
+"""Prompt look-up: copies what followed the last tokens where they occurred before. No weights, no compute.
+
+The idea is Saxena's prompt lookup decoding (2023), transformers' `prompt_lookup_num_tokens`. A candidate's q is a
+point mass, so every exact rule stays exact: it accepts x with probability p(x) and corrects from p without x.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, limit_after, no_rows
+from tandem.distributions import CompressedRow
+from tandem.v1 import block_pb2, draft_pb2, model_pb2
+
+_LONGEST = 3
+_POINT_MASS = torch.zeros(1, dtype=torch.float16)
+
+
+class PromptLookupDrafter:
+    """Drafts from the text itself; works with any target."""
+
+    def __init__(self) -> None:
+        self.info = model_pb2.ModelInfo(model_id="prompt-lookup")
+        self._open = 0
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def open(self, spec: SequenceSpec) -> DraftSequence:
+        self._open += 1
+        return PromptLookupSequence(self, spec)
+
+    def load(self) -> model_pb2.Load:
+        return model_pb2.Load(sessions=self._open)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def closed(self) -> None:
+        self._open -= 1
+
+
+class PromptLookupSequence:
+    """Keeps, for every run of 1 to 3 tokens, where it ended last; each token is looked at once."""
+
+    def __init__(self, owner: PromptLookupDrafter, spec: SequenceSpec) -> None:
+        self._owner = owner
+        self._spec = spec
+        self._ends: dict[tuple[int, ...], int] = {}
+        self._indexed = 0  # tokens whose runs, as far as something follows them, are in `_ends`
+
+    async def draft(
+        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+    ) -> Candidates:
+        started = time.perf_counter()
+        self._index(tokens)
+        block = Candidates(stop=draft_pb2.DRAFT_STOP_NO_PROPOSAL)
+        for token in self._continuation(tokens, limits.max_tokens):
+            block.token_ids.append(token)
+            block.log_probabilities.append(0.0)
+            block.entropies.append(0.0)
+            if self._spec.max_entries:
+                block.rows.append(CompressedRow(torch.tensor([token]), _POINT_MASS, 0.0))
+            stop = limit_after(limits, len(block.token_ids), 0.0, 1.0, 1.0)
+            if token in self._spec.stop_token_ids:
+                stop = draft_pb2.DRAFT_STOP_END_TOKEN
+            if stop is not None:
+                block.stop = stop
+                break
+        else:
+            if len(block.token_ids) == limits.max_tokens:
+                block.stop = draft_pb2.DRAFT_STOP_MAX_TOKENS
+        block.timing = block_pb2.Timing(compute_microseconds=round((time.perf_counter() - started) * 1e6))
+        return block
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        for end in range(max(self._indexed, 1), len(tokens)):
+            for size in range(1, min(_LONGEST, end) + 1):
+                self._ends[tuple(tokens[end - size : end])] = end
+        self._indexed = len(tokens)
+
+    def _continuation(self, tokens: Sequence[int], length: int) -> Sequence[int]:
+        for size in range(min(_LONGEST, len(tokens) - 1), 0, -1):
+            end = self._ends.get(tuple(tokens[-size:]))
+            if end is not None:
+                return tokens[end : end + length]
+        return ()
+
+    def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
+        raise no_rows()
+
+    async def close(self) -> None:
+        self._owner.closed()

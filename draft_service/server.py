@@ -1,0 +1,144 @@
+"""DraftService: one stream is one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import grpc
+
+from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
+from tandem.noise import NoiseStream
+from tandem.progress import Progress
+from tandem.rpc.errors import TandemError
+from tandem.rpc.handshake import check_handshake
+from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
+from tandem.sampling import NotFiniteError
+from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
+from tandem.wire import full_row_message, noise_stream, row_message, sampling_params
+
+_MAX_BLOCK = 64
+_NO_VOCABULARY = 2**32
+
+
+class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
+    """Serves one drafter."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self._stale_messages = 0
+
+    async def Draft(
+        self, request_iterator: AsyncIterator[draft_pb2.DraftRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[draft_pb2.DraftResponse]:
+        first = await anext(request_iterator, None)
+        if first is None:
+            return
+        if first.WhichOneof("kind") != "open":
+            raise TandemError.unexpected_message("the first message of a stream must be `open`")
+        check_handshake(first.open.handshake, self._drafter.info, side="draft")
+        spec = self._spec(first.open)
+        sequence = await self._drafter.open(spec)
+        try:
+            yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
+            progress = Progress(list(spec.prompt), self._vocabulary_size)
+            async for request in request_iterator:
+                response = await self._answer(request, sequence, progress)
+                if response is not None:
+                    yield response
+        except NotFiniteError as error:
+            raise TandemError.not_finite() from error
+        finally:
+            await sequence.close()
+
+    @property
+    def _vocabulary_size(self) -> int:
+        return self._drafter.info.vocabulary_size or _NO_VOCABULARY
+
+    def _spec(self, message: draft_pb2.DraftOpen) -> SequenceSpec:
+        vocabulary = self._vocabulary_size
+        if not message.prompt_token_ids:
+            raise TandemError.invalid_field("open.prompt_token_ids", "is empty")
+        check_token_ids(message.prompt_token_ids, path="open.prompt_token_ids", vocabulary_size=vocabulary)
+        check_sampling(message.sampling, path="open.sampling", vocabulary_size=vocabulary)
+        rule = message.verification
+        is_greedy = message.sampling.temperature == 0
+        check_rule(rule, is_greedy=is_greedy)
+        sampled = rule in (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
+        if sampled and not message.format.max_entries:
+            raise TandemError.invalid_field("open.format.max_entries", "must be at least 1 under ratio and block")
+        if not 0 <= message.format.mass <= 1:
+            raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
+        return SequenceSpec(
+            prompt=tuple(message.prompt_token_ids),
+            sampling=sampling_params(message.sampling),
+            verification=rule,
+            noise=noise_stream(message.random_key, path="open.random_key"),
+            stop_token_ids=frozenset(message.stop_token_ids),
+            max_entries=message.format.max_entries,
+            mass=message.format.mass or 1.0,
+        )
+
+    async def _answer(
+        self, request: draft_pb2.DraftRequest, sequence: DraftSequence, progress: Progress
+    ) -> draft_pb2.DraftResponse | None:
+        kind = request.WhichOneof("kind")
+        if kind == "round":
+            return await self._draft(request.round, sequence, progress)
+        if kind == "rows":
+            return draft_pb2.DraftResponse(rows=self._rows(request.rows, sequence, progress))
+        raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
+
+    async def _draft(
+        self, message: draft_pb2.DraftRound, sequence: DraftSequence, progress: Progress
+    ) -> draft_pb2.DraftResponse | None:
+        if progress.is_stale(message.round):
+            self._stale_messages += 1
+            return None
+        if message.limits.max_tokens > _MAX_BLOCK:
+            raise TandemError.invalid_field("round.limits.max_tokens", f"must be at most {_MAX_BLOCK}")
+        cached = progress.advance(message.round, message.continuation, path="round.continuation")
+        candidates = await sequence.draft(progress.tokens, cached, message.round, message.limits)
+        progress.candidates = candidates.token_ids
+        return draft_pb2.DraftResponse(block=_block_message(message.round, progress.position, candidates))
+
+    def _rows(
+        self, message: draft_pb2.DraftRows, sequence: DraftSequence, progress: Progress
+    ) -> draft_pb2.DraftedRows:
+        if message.round != progress.round:
+            raise TandemError.unexpected_message(
+                f"rows of round {message.round} are gone; the last block is of round {progress.round}"
+            )
+        for index in message.indices:
+            if index >= len(progress.candidates):
+                raise TandemError.invalid_field(
+                    "rows.indices", f"{index} is not below the block's {len(progress.candidates)} candidates"
+                )
+        rows = zip(message.indices, sequence.full_rows(message.indices), strict=True)
+        return draft_pb2.DraftedRows(
+            round=message.round, rows=[full_row_message(index, row) for index, row in rows]
+        )
+
+    async def GetDraftModel(
+        self, request: draft_pb2.GetDraftModelRequest, context: grpc.aio.ServicerContext
+    ) -> draft_pb2.GetDraftModelResponse:
+        return draft_pb2.GetDraftModelResponse(model=self._drafter.info)
+
+    async def GetDraftLoad(
+        self, request: draft_pb2.GetDraftLoadRequest, context: grpc.aio.ServicerContext
+    ) -> draft_pb2.GetDraftLoadResponse:
+        return draft_pb2.GetDraftLoadResponse(load=self._drafter.load(), stale_messages=self._stale_messages)
+
+
+def _block_message(round_number: int, position: int, candidates: Candidates) -> draft_pb2.DraftedBlock:
+    return draft_pb2.DraftedBlock(
+        round=round_number,
+        block=block_pb2.Block(
+            position=position,
+            token_ids=candidates.token_ids,
+            log_probabilities=candidates.log_probabilities,
+            entropies=candidates.entropies,
+            distributions=[row_message(row) for row in candidates.rows],
+        ),
+        stop=candidates.stop,
+        timing=candidates.timing,
+    )

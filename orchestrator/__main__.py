@@ -1,0 +1,52 @@
+"""`python -m orchestrator`: starts one orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from orchestrator.server import CompletionServicer
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.upstream import Upstream
+from tandem.log import configure_logging
+from tandem.models import ModelError, resolve
+from tandem.rpc.server import ListenError, Server
+from tandem.settings import load_settings
+from tandem.tokenization import TokenizationError, Tokenizer
+from tandem.v1 import completion_pb2_grpc
+
+
+async def serve(settings: OrchestratorSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ModelError, TokenizationError or ListenError before it listens."""
+    folder = resolve(settings.tokenizer, settings.tokenizer_revision)
+    tokenizer = Tokenizer.from_folder(folder.path)
+    upstream = Upstream(
+        settings.target, settings.draft, connect_timeout_seconds=settings.connect_timeout_seconds
+    )
+    server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
+    servicer = CompletionServicer(tokenizer, upstream, settings)
+    server.add(
+        completion_pb2_grpc.add_CompletionServiceServicer_to_server, servicer, "tandem.v1.CompletionService"
+    )
+    try:
+        await server.serve_forever()
+    finally:
+        await upstream.close()
+
+
+def main() -> None:
+    settings = load_settings(OrchestratorSettings)
+    configure_logging("orchestrator", settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except (ModelError, TokenizationError, ListenError) as error:
+        sys.exit(_usage_error(error))
+
+
+def _usage_error(error: Exception) -> int:
+    print(f"orchestrator: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Coupled, drafter-invariant sampling (Daliri et al. 2024)."""
+
+from __future__ import annotations
+
+from orchestrator.acceptance.base import Verification
+from orchestrator.acceptance.lossless import LosslessRule
+
+
+class Coupled(LosslessRule):
+    """Draft and target draw by Gumbel-max from the same noise; accept iff the draws agree, else emit the target's.
+
+    Lossless, and the text for a seed is the same with and without speculation. Match at temperature 0.
+    """
+
+    name = "coupled"
+    sampling_verification = Verification.COUPLED

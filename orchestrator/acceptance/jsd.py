@@ -1,0 +1,34 @@
+"""A fixed Jensen-Shannon threshold, after Fuzzy Speculative Decoding (arXiv 2502.20704).
+
+The paper accepts iff the divergence is at most a threshold. Here the ratio test (match at temperature 0) goes first,
+and what it rejects is let through iff d < threshold. The published thresholds come from a reverse KL divergence and
+mean nothing here.
+"""
+
+from __future__ import annotations
+
+from orchestrator.acceptance.base import Bracket
+from orchestrator.acceptance.lossy import LossyRule, threshold_chances
+
+
+class FixedDistance(LossyRule):
+    """threshold: in [0, 1], on the distance d (not its square); 0 accepts nothing more than the exact rule."""
+
+    name = "jsd"
+
+    def __init__(self, threshold: float, *, greedy: bool, lossy_budget: float | None = None) -> None:
+        super().__init__(greedy=greedy, lossy_budget=lossy_budget)
+        self._threshold = threshold
+
+    @property
+    def lossy(self) -> bool:
+        return self._threshold > 0 and super().lossy
+
+    def _acts(self) -> bool:
+        return True
+
+    def _chances(self, distance: Bracket) -> tuple[float, ...]:
+        return threshold_chances(distance, self._threshold)
+
+    def thresholds(self) -> dict[str, float]:
+        return {"distance": self._threshold}

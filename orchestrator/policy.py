@@ -1,0 +1,102 @@
+"""From the policy of a request to its two rules; what is out of range is refused with its field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google.protobuf.message import Message
+
+from orchestrator import acceptance, stopping
+from tandem.rpc.errors import TandemError
+from tandem.v1 import policy_pb2
+
+_MOST_CANDIDATES = 64
+
+
+def build_stop_rule(policy: policy_pb2.StopPolicy, *, path: str = "speculation.stop") -> stopping.StopRule:
+    """The stop rule, in its first state; defaults are the rule's own. Raises TandemError INVALID_FIELD."""
+    options = _Options(policy, path)
+    options.number("max_tokens", least=1, most=_MOST_CANDIDATES)
+    rule = policy.WhichOneof("rule") or "adasd"
+    own = _Options(getattr(policy, rule), f"{path}.{rule}", options.given)
+    match rule:
+        case "fixed":
+            return stopping.FixedLength(*options.given.values())
+        case "adasd":
+            own.number("cold_max_tokens", least=1, most=_MOST_CANDIDATES)
+            return stopping.AdaSd(**own.given)
+        case "adaedl":
+            own.number("initial_lambda", least=0, most=1)
+            own.number("gamma", above=0)
+            return stopping.AdaEdl(**own.given)
+        case "confidence":
+            own.number("initial_threshold", least=0, most=1)
+            return stopping.Confidence(**own.given)
+    raise TandemError.not_supported(f"{path}.{rule}", "this service has no such stop rule")
+
+
+def build_accept_rule(
+    policy: policy_pb2.AcceptPolicy, *, greedy: bool, path: str = "speculation.accept"
+) -> acceptance.AcceptRule:
+    """The accept rule, in its first state. greedy: temperature 0. Raises TandemError INVALID_FIELD."""
+    rule = policy.WhichOneof("rule") or "adasd"
+    own = _Options(getattr(policy, rule), f"{path}.{rule}", {"greedy": greedy})
+    match rule:
+        case "exact":
+            return acceptance.Exact(greedy=greedy)
+        case "ratio":
+            return acceptance.RatioTest(greedy=greedy)
+        case "block":
+            return acceptance.BlockVerification(greedy=greedy)
+        case "coupled":
+            return acceptance.Coupled(greedy=greedy)
+        case "jsd":
+            own.number("threshold", least=0, most=1, needed=True)
+            own.number("lossy_budget", least=0)
+            return acceptance.FixedDistance(**own.given)
+        case "adasd":
+            own.number("lossy_budget", least=0)
+            own.number("min_samples", least=1)
+            return acceptance.AdaSd(strict=policy.adasd.strict, **own.given)
+        case "adasd_kde":
+            own.number("lossy_budget", least=0)
+            own.number("min_samples", least=1)
+            return acceptance.AdaSdKde(**own.given)
+    raise TandemError.not_supported(f"{path}.{rule}", "this service has no such accept rule")
+
+
+class _Options:
+    """Collects the options of `message` that are set, as keyword arguments in `given`."""
+
+    def __init__(self, message: Message, path: str, given: dict[str, Any] | None = None) -> None:
+        self._message = message
+        self._path = path
+        self.given: dict[str, Any] = dict(given or {})
+
+    def number(
+        self,
+        name: str,
+        *,
+        least: float | None = None,
+        above: float | None = None,
+        most: float | None = None,
+        needed: bool = False,
+    ) -> None:
+        """Takes the finite number `name` in [least, most] or (above, infinity)."""
+        if not self._message.HasField(name):
+            if needed:
+                raise TandemError.invalid_field(f"{self._path}.{name}", "is needed")
+            return
+        value = getattr(self._message, name)
+        fits = (
+            math.isfinite(value)
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+        )
+        if not fits:
+            bounds = f"above {above}" if above is not None else f"at least {least}"
+            wanted = bounds if most is None else f"in [{least}, {most}]"
+            raise TandemError.invalid_field(f"{self._path}.{name}", f"must be {wanted}, not {value}")
+        self.given[name] = value

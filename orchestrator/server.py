@@ -1,0 +1,124 @@
+"""CompletionService: validates, decodes, and turns tokens into text for the caller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import grpc
+
+from orchestrator.account import Account, CommittedToken
+from orchestrator.decoding import Decoder
+from orchestrator.request import Plan, plan
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.text import TextStream
+from orchestrator.upstream import Upstream
+from tandem.rpc.errors import TandemError
+from tandem.rpc.handshake import check_pair
+from tandem.tokenization import IncrementalDecoder, Tokenizer
+from tandem.v1 import completion_pb2, completion_pb2_grpc, model_pb2
+
+
+class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
+    """Serves completions by the two services that `upstream` reaches."""
+
+    def __init__(self, tokenizer: Tokenizer, upstream: Upstream, settings: OrchestratorSettings) -> None:
+        self._tokenizer = tokenizer
+        self._upstream = upstream
+        self._settings = settings
+
+    async def Complete(
+        self, request: completion_pb2.CompleteRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
+        async with aclosing(self._complete(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def CompleteOnce(
+        self, request: completion_pb2.CompleteOnceRequest, context: grpc.aio.ServicerContext
+    ) -> completion_pb2.CompleteOnceResponse:
+        answer = completion_pb2.CompleteOnceResponse()
+        async with aclosing(self._complete(request.completion, path="completion.")) as responses:
+            async for response in responses:
+                answer.request_id = response.request_id
+                answer.text += response.text
+                answer.token_ids.extend(response.token_ids)
+                answer.tokens.extend(response.tokens)
+                if response.HasField("finish"):
+                    answer.finish.CopyFrom(response.finish)
+        return answer
+
+    async def GetModels(
+        self, request: completion_pb2.GetModelsRequest, context: grpc.aio.ServicerContext
+    ) -> completion_pb2.GetModelsResponse:
+        return completion_pb2.GetModelsResponse(target=await self._target_model(), draft=await self._draft_model())
+
+    async def _complete(
+        self, request: completion_pb2.CompleteRequest, *, path: str = ""
+    ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
+        target = await self._target_model()
+        planned = plan(request, self._tokenizer, target, path=path)
+        account = Account(len(planned.prompt))
+        draft = None
+        if planned.speculation is not None:
+            draft = await self._draft_model()
+            account.draft_failures += draft is None and self._upstream.has_draft
+        decoder = Decoder(planned, self._upstream, (target, draft), self._settings, account)
+        text = TextStream(IncrementalDecoder(self._tokenizer), planned.stop)
+        last: CommittedToken | None = None
+        async with aclosing(decoder.tokens()) as rounds:
+            async for committed in rounds:
+                response = completion_pb2.CompleteResponse(request_id=planned.request_id)
+                for token in committed:
+                    account.emitted(token)
+                    response.token_ids.append(token.token_id)
+                    # The token that ends the text is counted, its text (none, for most) is not shown.
+                    is_end = token.token_id in planned.stop_token_ids
+                    if not is_end:
+                        response.text += text.push(token.token_id)
+                    if planned.audit:
+                        response.tokens.append(token.to_message("" if is_end else text.piece))
+                    last = token
+                    if text.stopped_by:
+                        break
+                yield response
+                if text.stopped_by:
+                    break
+        stopped = bool(text.stopped_by) or (last is not None and last.token_id in planned.stop_token_ids)
+        rest = text.flush()
+        yield completion_pb2.CompleteResponse(
+            request_id=planned.request_id, text=rest, finish=self._finish(planned, account, text, stopped)
+        )
+
+    def _finish(
+        self, planned: Plan, account: Account, text: TextStream, stopped: bool
+    ) -> completion_pb2.Finish:
+        stopped = stopped or bool(text.stopped_by)
+        return completion_pb2.Finish(
+            reason=completion_pb2.FINISH_REASON_STOP if stopped else completion_pb2.FINISH_REASON_LENGTH,
+            stop=text.stopped_by,
+            usage=account.usage(),
+            speculation=account.speculation(planned.speculation),
+            seed=planned.seed,
+        )
+
+    async def _target_model(self) -> model_pb2.ModelInfo:
+        """Raises TandemError where no target is there or its tokenizer is not the orchestrator's."""
+        target = await self._upstream.target_model()
+        own = model_pb2.ModelInfo(
+            model_id=f"{self._settings.tokenizer} (the orchestrator's --tokenizer)",
+            tokenizer_fingerprint=self._tokenizer.fingerprint,
+        )
+        check_pair(draft=own, target=target)
+        return target
+
+    async def _draft_model(self) -> model_pb2.ModelInfo | None:
+        """The draft's model; None where none is configured or none is there: the target goes on alone."""
+        if not self._upstream.has_draft:
+            return None
+        try:
+            return await self._upstream.draft_model()
+        except TandemError as error:
+            if error.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None

@@ -1,0 +1,9 @@
+"""Rules that say when to stop drafting; all lossless. One object is the state of one completion."""
+
+from orchestrator.stopping.adaedl import AdaEdl
+from orchestrator.stopping.adasd import AdaSd
+from orchestrator.stopping.base import Limits, RoundOutcome, StopRule
+from orchestrator.stopping.confidence import Confidence
+from orchestrator.stopping.fixed import FixedLength
+
+__all__ = ["AdaEdl", "AdaSd", "Confidence", "FixedLength", "Limits", "RoundOutcome", "StopRule"]

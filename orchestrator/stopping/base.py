@@ -1,0 +1,66 @@
+"""What every stop rule takes and gives.
+
+A threshold changes only after a verification, so a rule's answer for a round travels to the draft as `Limits` and
+is executed there without a round trip. Under ratio and block verification whether a token is submitted may depend
+on its own distribution and on the tokens before it, never on itself; every rule here says in which way it complies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When drafting of one block ends; None does not act.
+
+    max_tokens, min_tokens: candidates; below `min_tokens` only `max_tokens` acts.
+    max_entropy_before: nats; a token whose distribution has more is not drawn.
+    max_entropy_after: nats; a token whose distribution had more is kept and drafting ends.
+    min_probability: a token with q(x) below is kept and drafting ends.
+    min_joint_probability: the same for the product of q(x) over the block.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    max_entropy_before: float | None = None
+    max_entropy_after: float | None = None
+    min_probability: float | None = None
+    min_joint_probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What became of one block.
+
+    drafted, accepted: candidates. cap: most candidates that were asked for.
+    entropies: H(q) in nats, one per drafted token. probabilities: q(x), one per drafted token.
+    matched: one per decided token, so True for each accepted one, then False for the first rejected one if any.
+    """
+
+    drafted: int
+    accepted: int
+    cap: int
+    entropies: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    matched: tuple[bool, ...]
+
+
+class StopRule(Protocol):
+    """When to stop drafting, for one completion."""
+
+    #: As in the policy.
+    name: str
+
+    def limits(self) -> Limits:
+        """The limits of the next round."""
+        ...
+
+    def update(self, outcome: RoundOutcome) -> None:
+        """Takes in one round; called once per verification, in their order."""
+        ...
+
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds in force by name: `entropy` (nats), `lambda`, `probability`; those that the rule has."""
+        ...

@@ -1,0 +1,207 @@
+"""The two services behind the orchestrator: one stream for each sequence, as typed calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from typing import Generic, TypeVar
+
+import grpc
+import tenacity
+
+from tandem.rpc.channels import ChannelPool
+from tandem.rpc.errors import TandemError
+from tandem.v1 import draft_pb2, draft_pb2_grpc, model_pb2, target_pb2, target_pb2_grpc
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class _Stream(Generic[RequestT, ResponseT]):
+    """One bidirectional stream that answers every message in order.
+
+    Errors of the stream surface as TandemError; `unavailable` is the reason of a connection refused or lost.
+    """
+
+    unavailable: str
+
+    def __init__(self, pool: ChannelPool) -> None:
+        self._pool = pool
+        self._lease = ExitStack()
+        self._call: grpc.aio.StreamStreamCall | None = None
+
+    def _start(self, stub: type, method: str) -> None:
+        channel = self._lease.enter_context(self._pool.lease())
+        self._call = getattr(stub(channel), method)()
+
+    async def _write(self, request: RequestT) -> None:
+        assert self._call is not None
+        try:
+            await self._call.write(request)
+        except grpc.aio.AioRpcError as error:
+            raise TandemError.from_rpc_error(error, unavailable=self.unavailable) from error
+        except asyncio.InvalidStateError:  # the stream has ended: reading tells why
+            await self._read("nothing")
+
+    async def _read(self, kind: str) -> ResponseT:
+        assert self._call is not None
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise TandemError.from_rpc_error(error, unavailable=self.unavailable) from error
+        if response is grpc.aio.EOF:
+            raise await self._ended()
+        if response.WhichOneof("kind") != kind:
+            raise TandemError.unexpected_message(f"expected {kind!r}, received {response.WhichOneof('kind')!r}")
+        return getattr(response, kind)
+
+    async def _ended(self) -> TandemError:
+        assert self._call is not None
+        code = await self._call.code()
+        return TandemError(
+            self.unavailable, f"{self._pool.endpoint} ended the stream: {code.name}", retry_after=1.0
+        )
+
+    def close(self) -> None:
+        """Ends the stream; the service frees what it held. May be called at any time, also twice."""
+        if self._call is not None:
+            self._call.cancel()
+        self._lease.close()
+
+
+class DraftStream(_Stream[draft_pb2.DraftRequest, draft_pb2.DraftResponse]):
+    """One sequence in a draft service."""
+
+    unavailable = "DRAFT_UNAVAILABLE"
+
+    async def open(self, message: draft_pb2.DraftOpen) -> None:
+        """Sends `message` without waiting for its answer, which the first `round` reads."""
+        self._start(draft_pb2_grpc.DraftServiceStub, "Draft")
+        self._opened = False
+        await self._write(draft_pb2.DraftRequest(open=message))
+
+    async def round(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftedBlock:
+        await self._write(draft_pb2.DraftRequest(round=message))
+        if not self._opened:
+            await self._read("opened")
+            self._opened = True
+        return await self._read("block")
+
+    async def rows(self, message: draft_pb2.DraftRows) -> draft_pb2.DraftedRows:
+        await self._write(draft_pb2.DraftRequest(rows=message))
+        return await self._read("rows")
+
+
+class TargetStream(_Stream[target_pb2.VerifyRequest, target_pb2.VerifyResponse]):
+    """One sequence in a target service."""
+
+    unavailable = "TARGET_UNAVAILABLE"
+
+    async def open(self, message: target_pb2.VerifyOpen) -> None:
+        """Sends `message` without waiting for its answer, which the first `round` or `generate` reads."""
+        self._start(target_pb2_grpc.TargetServiceStub, "Verify")
+        self._opened = False
+        await self._write(target_pb2.VerifyRequest(open=message))
+
+    async def round(self, message: target_pb2.VerifyRound) -> target_pb2.VerifiedBlock:
+        await self._write(target_pb2.VerifyRequest(round=message))
+        await self._read_opened()
+        return await self._read("verified")
+
+    async def resolve(self, message: target_pb2.ResolveDistances) -> target_pb2.ResolvedDistances:
+        await self._write(target_pb2.VerifyRequest(resolve=message))
+        return await self._read("resolved")
+
+    async def generate(self, message: target_pb2.Generate):
+        """Yields GeneratedToken until its `last`."""
+        await self._write(target_pb2.VerifyRequest(generate=message))
+        await self._read_opened()
+        while True:
+            token = await self._read("generated")
+            yield token
+            if token.last:
+                return
+
+    async def _read_opened(self) -> None:
+        if not self._opened:
+            await self._read("opened")
+            self._opened = True
+
+
+class Upstream:
+    """One draft endpoint (or none) and one target endpoint, and what is known of their models."""
+
+    #: Seconds for which a model's description is believed before it is asked for again.
+    _FRESH_SECONDS = 10.0
+
+    def __init__(self, target: str, draft: str | None, *, connect_timeout_seconds: float) -> None:
+        self._target_pool = ChannelPool(target)
+        self._draft_pool = None if draft is None else ChannelPool(draft)
+        self._timeout = connect_timeout_seconds
+        self._models: dict[str, tuple[float, model_pb2.ModelInfo]] = {}
+
+    @property
+    def has_draft(self) -> bool:
+        return self._draft_pool is not None
+
+    def target_stream(self) -> TargetStream:
+        return TargetStream(self._target_pool)
+
+    def draft_stream(self) -> DraftStream:
+        assert self._draft_pool is not None
+        return DraftStream(self._draft_pool)
+
+    async def target_model(self) -> model_pb2.ModelInfo:
+        """Raises TandemError TARGET_UNAVAILABLE once the target could not be reached for the connect timeout."""
+        return await self._model("target", self._ask_target, "TARGET_UNAVAILABLE")
+
+    async def draft_model(self) -> model_pb2.ModelInfo:
+        """Raises TandemError DRAFT_UNAVAILABLE at once: a completion does not wait for a draft."""
+        return await self._model("draft", self._ask_draft, "DRAFT_UNAVAILABLE")
+
+    def forget(self, side: str) -> None:
+        """Asks for the model of `side` again at the next request: its service failed and may come back another."""
+        self._models.pop(side, None)
+
+    async def _model(self, side: str, ask, unavailable: str) -> model_pb2.ModelInfo:
+        known = self._models.get(side)
+        if known is not None and time.monotonic() - known[0] < self._FRESH_SECONDS:
+            return known[1]
+        try:
+            model = await ask()
+        except grpc.aio.AioRpcError as error:
+            self.forget(side)
+            raise TandemError.from_rpc_error(error, unavailable=unavailable) from error
+        self._models[side] = (time.monotonic(), model)
+        return model
+
+    async def _ask_target(self) -> model_pb2.ModelInfo:
+        """Retries while nothing listens: the services of a host start in any order."""
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_delay(self._timeout),
+            wait=tenacity.wait_exponential_jitter(initial=0.05, max=0.5),
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, grpc.aio.AioRpcError)
+                and error.code() is grpc.StatusCode.UNAVAILABLE
+            ),
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt, self._target_pool.lease() as channel:
+                stub = target_pb2_grpc.TargetServiceStub(channel)
+                request = target_pb2.GetTargetModelRequest()
+                return (await stub.GetTargetModel(request, timeout=self._timeout)).model
+        raise AssertionError("tenacity ends by a return or by the last error")
+
+    async def _ask_draft(self) -> model_pb2.ModelInfo:
+        assert self._draft_pool is not None
+        with self._draft_pool.lease() as channel:
+            stub = draft_pb2_grpc.DraftServiceStub(channel)
+            request = draft_pb2.GetDraftModelRequest()
+            return (await stub.GetDraftModel(request, timeout=self._timeout)).model
+
+    async def close(self) -> None:
+        await self._target_pool.close()
+        if self._draft_pool is not None:
+            await self._draft_pool.close()

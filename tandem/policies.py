@@ -1,0 +1,62 @@
+"""Policies by name, for callers: the names of the rules are those of the fields in `policy.proto`."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from tandem.v1 import policy_pb2
+
+
+def _rule_fields(message: type[Message]) -> dict[str, str]:
+    """Field of each rule by its name."""
+    fields = message.DESCRIPTOR.oneofs_by_name["rule"].fields
+    return {field.name.replace("_", "-"): field.name for field in fields}
+
+
+_STOP_FIELDS = _rule_fields(policy_pb2.StopPolicy)
+_ACCEPT_FIELDS = _rule_fields(policy_pb2.AcceptPolicy)
+
+STOP_RULES: tuple[str, ...] = tuple(_STOP_FIELDS)
+ACCEPT_RULES: tuple[str, ...] = tuple(_ACCEPT_FIELDS)
+
+
+def policy_from_names(
+    stop: str = "adasd", accept: str = "adasd", **options: float | None
+) -> policy_pb2.SpeculationPolicy:
+    """The policy of a stop rule and an accept rule.
+
+    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`, most
+    candidates of a block; None leaves one unset. Their ranges are checked by the service.
+
+    Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has and for a
+    value that its field cannot hold, and where `jsd` lacks its threshold.
+    """
+    policy = policy_pb2.SpeculationPolicy()
+    stop_rule = _select(policy.stop, "stop", stop, _STOP_FIELDS)
+    accept_rule = _select(policy.accept, "accept", accept, _ACCEPT_FIELDS)
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name == "max_tokens":
+            holder: Message = policy.stop
+        elif name in stop_rule.DESCRIPTOR.fields_by_name:
+            holder = stop_rule
+        elif name in accept_rule.DESCRIPTOR.fields_by_name:
+            holder = accept_rule
+        else:
+            raise ValueError(f"neither the stop rule {stop!r} nor the accept rule {accept!r} has an option {name!r}")
+        try:
+            setattr(holder, name, value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} cannot be {value!r}: {error}") from error
+    if accept == "jsd" and not policy.accept.jsd.HasField("threshold"):
+        raise ValueError("the accept rule 'jsd' needs a threshold")
+    return policy
+
+
+def _select(policy: Message, kind: str, name: str, fields: dict[str, str]) -> Message:
+    if name not in fields:
+        raise ValueError(f"unknown {kind} rule {name!r}; there are {', '.join(fields)}")
+    rule = getattr(policy, fields[name])
+    rule.SetInParent()
+    return rule

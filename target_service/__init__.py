@@ -1,0 +1,1 @@
+"""The target service: verifies candidates for many callers in one batch."""

@@ -1,0 +1,240 @@
+"""TargetService: one stream is one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from tandem.distributions import CompressedRow
+from tandem.inference.engine import Engine
+from tandem.inference.runner import ContextFullError
+from tandem.progress import Progress
+from tandem.rpc.errors import TandemError
+from tandem.rpc.handshake import check_handshake
+from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
+from tandem.sampling import NotFiniteError
+from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
+from tandem.wire import compressed_rows, full_row, noise_stream, row_message, sampling_params, timing_message
+from target_service.session import SessionSpec, TargetSession, Verified
+from target_service.verification import Rule
+
+_MAX_BLOCK = 64
+
+_RULES = {
+    sampling_pb2.VERIFICATION_RULE_GREEDY: Rule.GREEDY,
+    sampling_pb2.VERIFICATION_RULE_RATIO: Rule.RATIO,
+    sampling_pb2.VERIFICATION_RULE_BLOCK: Rule.BLOCK,
+    sampling_pb2.VERIFICATION_RULE_COUPLED: Rule.COUPLED,
+}
+
+
+class TargetServicer(target_pb2_grpc.TargetServiceServicer):
+    """Serves one model through one engine."""
+
+    def __init__(self, engine: Engine, info: model_pb2.ModelInfo) -> None:
+        self._engine = engine
+        self._info = info
+        self._stale_messages = 0
+
+    async def Verify(
+        self, request_iterator: AsyncIterator[target_pb2.VerifyRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[target_pb2.VerifyResponse]:
+        first = await anext(request_iterator, None)
+        if first is None:
+            return
+        if first.WhichOneof("kind") != "open":
+            raise TandemError.unexpected_message("the first message of a stream must be `open`")
+        check_handshake(first.open.handshake, self._info, side="target")
+        spec = self._spec(first.open)
+        session = TargetSession(self._engine, await self._engine.open(), spec, self._info.vocabulary_size)
+        try:
+            yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
+            progress = Progress(list(spec.tokens), self._info.vocabulary_size)
+            async for request in request_iterator:
+                async with aclosing(self._answer(request, session, progress)) as responses:
+                    async for response in responses:
+                        yield response
+        except NotFiniteError as error:
+            raise TandemError.not_finite() from error
+        except ContextFullError as error:
+            raise TandemError.invalid_field("round", str(error)) from error
+        finally:
+            await session.close()
+
+    def _spec(self, message: target_pb2.VerifyOpen) -> SessionSpec:
+        vocabulary = self._info.vocabulary_size
+        tokens = message.prompt_token_ids
+        if not tokens:
+            raise TandemError.invalid_field("open.prompt_token_ids", "is empty")
+        if len(tokens) > self._info.context_length:
+            raise TandemError.prompt_too_long(
+                len(tokens), self._info.context_length, field="open.prompt_token_ids"
+            )
+        check_token_ids(tokens, path="open.prompt_token_ids", vocabulary_size=vocabulary)
+        if message.prompt_length > len(tokens):
+            raise TandemError.invalid_field(
+                "open.prompt_length", f"is {message.prompt_length}, but there are {len(tokens)} tokens"
+            )
+        check_sampling(message.sampling, path="open.sampling", vocabulary_size=vocabulary)
+        check_rule(message.verification, is_greedy=message.sampling.temperature == 0)
+        if not 0 <= message.format.mass <= 1:
+            raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
+        return SessionSpec(
+            tokens=tuple(tokens),
+            prompt_length=message.prompt_length or len(tokens),
+            sampling=sampling_params(message.sampling),
+            rule=_RULES[message.verification],
+            noise=noise_stream(message.random_key, path="open.random_key"),
+            stop_token_ids=frozenset(message.stop_token_ids),
+            max_entries=message.format.max_entries,
+            mass=message.format.mass or 1.0,
+        )
+
+    async def _answer(
+        self, request: target_pb2.VerifyRequest, session: TargetSession, progress: Progress
+    ) -> AsyncGenerator[target_pb2.VerifyResponse]:
+        kind = request.WhichOneof("kind")
+        if kind == "resolve":
+            yield target_pb2.VerifyResponse(resolved=self._resolve(request.resolve, session, progress))
+        elif kind not in ("round", "generate"):
+            raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
+        elif progress.is_stale(getattr(request, kind).round):
+            self._stale_messages += 1
+        elif kind == "round":
+            yield target_pb2.VerifyResponse(verified=await self._verify(request.round, session, progress))
+        else:
+            async with aclosing(self._generate(request.generate, session, progress)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _verify(
+        self, message: target_pb2.VerifyRound, session: TargetSession, progress: Progress
+    ) -> target_pb2.VerifiedBlock:
+        candidates = list(message.block.token_ids)
+        rows = self._check_block(message.block, session.spec.rule)
+        cached = progress.advance(message.round, message.continuation, path="round.continuation")
+        if message.block.position != progress.position:
+            raise TandemError.prefix_mismatch(
+                "round.block does not start where the text ends",
+                expected=progress.position,
+                received=message.block.position,
+            )
+        verified = await session.verify(progress.tokens, cached, candidates, rows)
+        progress.candidates = candidates
+        return _verified_message(message.round, progress.position, verified)
+
+    def _check_block(self, block: block_pb2.Block, rule: Rule) -> list[CompressedRow] | None:
+        """The rows of q, None where none were sent. Raises TandemError INVALID_FIELD."""
+        size, vocabulary = len(block.token_ids), self._info.vocabulary_size
+        if size > _MAX_BLOCK:
+            raise TandemError.invalid_field("round.block.token_ids", f"has {size} candidates; at most {_MAX_BLOCK}")
+        check_token_ids(block.token_ids, path="round.block.token_ids", vocabulary_size=vocabulary)
+        rows = compressed_rows(
+            block.distributions, path="round.block.distributions", vocabulary_size=vocabulary
+        )
+        needed = rule in (Rule.RATIO, Rule.BLOCK)
+        if len(rows) != size and (rows or needed):
+            raise TandemError.invalid_field(
+                "round.block.distributions", f"has {len(rows)} entries for {size} candidates"
+            )
+        if needed:
+            for index, (token, row) in enumerate(zip(block.token_ids, rows, strict=True)):
+                if row.tail_mass > 0 or not bool((row.token_ids == token).any()):
+                    raise TandemError.invalid_field(
+                        f"round.block.distributions[{index}]",
+                        "must be the whole law that the candidate was drawn from",
+                    )
+        return rows or None
+
+    def _resolve(
+        self, message: target_pb2.ResolveDistances, session: TargetSession, progress: Progress
+    ) -> target_pb2.ResolvedDistances:
+        if message.round != progress.round:
+            raise TandemError.unexpected_message(
+                f"the block of round {message.round} is gone; the last one is of round {progress.round}"
+            )
+        resolved = target_pb2.ResolvedDistances(round=message.round)
+        for at, row in enumerate(message.rows):
+            if row.index >= len(progress.candidates):
+                raise TandemError.invalid_field(
+                    f"resolve.rows[{at}].index",
+                    f"{row.index} is not below the block's {len(progress.candidates)} candidates",
+                )
+            log_q = full_row(
+                row, path=f"resolve.rows[{at}].log_probabilities", vocabulary_size=self._info.vocabulary_size
+            )
+            distance, total_variation = session.resolve(row.index, log_q)
+            resolved.indices.append(row.index)
+            resolved.distances.append(distance)
+            resolved.total_variations.append(total_variation)
+        return resolved
+
+    async def _generate(
+        self, message: target_pb2.Generate, session: TargetSession, progress: Progress
+    ) -> AsyncGenerator[target_pb2.VerifyResponse]:
+        if message.max_tokens < 1:
+            raise TandemError.invalid_field("generate.max_tokens", "must be at least 1")
+        cached = progress.advance(message.round, message.continuation, path="generate.continuation")
+        room = self._info.context_length - progress.position
+        if room < 1:
+            raise TandemError.invalid_field("generate", "the context is full")
+        last_position = progress.position + min(message.max_tokens, room) - 1
+        tokens = list(progress.tokens)
+        async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room))) as generated:
+            async for token, timing in generated:
+                position = progress.position
+                progress.tokens.append(token.token_id)
+                is_last = position == last_position or token.token_id in session.spec.stop_token_ids
+                yield target_pb2.VerifyResponse(
+                    generated=target_pb2.GeneratedToken(
+                        round=message.round,
+                        position=position,
+                        token_id=token.token_id,
+                        log_probability=token.log_probability,
+                        entropy=token.entropy,
+                        last=is_last,
+                        distribution=row_message(token.row) if token.row is not None else None,
+                        timing=timing_message(timing),
+                    )
+                )
+
+    async def GetTargetModel(
+        self, request: target_pb2.GetTargetModelRequest, context: grpc.aio.ServicerContext
+    ) -> target_pb2.GetTargetModelResponse:
+        return target_pb2.GetTargetModelResponse(model=self._info)
+
+    async def GetTargetLoad(
+        self, request: target_pb2.GetTargetLoadRequest, context: grpc.aio.ServicerContext
+    ) -> target_pb2.GetTargetLoadResponse:
+        load = self._engine.load()
+        return target_pb2.GetTargetLoadResponse(
+            load=model_pb2.Load(
+                sessions=load.sequences, waiting_blocks=load.waiting, cache_bytes=load.cache_bytes
+            ),
+            stale_messages=self._stale_messages,
+        )
+
+
+def _verified_message(round_number: int, position: int, verified: Verified) -> target_pb2.VerifiedBlock:
+    numbers = verified.numbers
+    return target_pb2.VerifiedBlock(
+        round=round_number,
+        position=position,
+        acceptance_probabilities=numbers.acceptance,
+        correction_token_ids=numbers.corrections,
+        target_token_ids=numbers.target_tokens,
+        log_probabilities=numbers.log_p,
+        max_log_probabilities=numbers.max_log_p,
+        target_log_probabilities=numbers.target_log_p,
+        correction_log_probabilities=numbers.correction_log_p,
+        entropies=numbers.entropies,
+        top3_entropies=numbers.top3_entropies,
+        total_variations=numbers.total_variations,
+        distances_lower=numbers.distances_lower,
+        distances_upper=numbers.distances_upper,
+        in_support=numbers.in_support,
+        distributions=[row_message(row) for row in verified.rows],
+        timing=timing_message(verified.timing),
+    )
