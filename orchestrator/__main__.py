@@ -29,7 +29,7 @@ async def serve(settings: OrchestratorSettings) -> None:
         completion_pb2_grpc.add_CompletionServiceServicer_to_server, servicer, "tandem.v1.CompletionService"
     )
     try:
-        await server.serve_forever()
+        await server.serve_forever(on_started=settings.announce)
     finally:
         await upstream.close()
 

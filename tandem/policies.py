@@ -25,11 +25,11 @@ def policy_from_names(
 ) -> policy_pb2.SpeculationPolicy:
     """The policy of a stop rule and an accept rule.
 
-    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`, most
-    candidates of a block; None leaves one unset. Their ranges are checked by the service.
+    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`,
+    most candidates of a block; None leaves one unset. Their ranges are checked by the service.
 
-    Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has and for a
-    value that its field cannot hold, and where `jsd` lacks its threshold.
+    Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has
+    and for a value that its field cannot hold, and where `jsd` lacks its threshold.
     """
     policy = policy_pb2.SpeculationPolicy()
     stop_rule = _select(policy.stop, "stop", stop, _STOP_FIELDS)
@@ -44,7 +44,8 @@ def policy_from_names(
         elif name in accept_rule.DESCRIPTOR.fields_by_name:
             holder = accept_rule
         else:
-            raise ValueError(f"neither the stop rule {stop!r} nor the accept rule {accept!r} has an option {name!r}")
+            rules = f"the stop rule {stop!r} nor the accept rule {accept!r}"
+            raise ValueError(f"neither {rules} has an option {name!r}")
         try:
             setattr(holder, name, value)
         except (TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -63,6 +64,15 @@ class ServiceSettings(BaseSettings):
     grace_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="Seconds that open requests may go on after SIGTERM."
     )
+    ready_fd: int | None = Field(
+        None, ge=0, description="File descriptor that gets the bound port and a line break once the service listens."
+    )
+
+    def announce(self, port: int) -> None:
+        """Tells whoever started this process that it listens."""
+        if self.ready_fd is not None:
+            os.write(self.ready_fd, f"{port}\n".encode())
+            os.close(self.ready_fd)
 
 
 def service_config(env_prefix: str, module: str) -> SettingsConfigDict:

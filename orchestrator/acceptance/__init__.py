@@ -2,7 +2,15 @@
 
 from orchestrator.acceptance.adasd import AdaSd
 from orchestrator.acceptance.adasd_kde import AdaSdKde
-from orchestrator.acceptance.base import AcceptRule, Bracket, Judgement, Position, Sample, Source, Verification
+from orchestrator.acceptance.base import (
+    AcceptRule,
+    Bracket,
+    Judgement,
+    Position,
+    Sample,
+    Source,
+    Verification,
+)
 from orchestrator.acceptance.block import BlockVerification
 from orchestrator.acceptance.coupled import Coupled
 from orchestrator.acceptance.exact import Exact

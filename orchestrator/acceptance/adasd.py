@@ -2,21 +2,28 @@
 
     accept iff d(p, q) < T_V,    T_V = (mean d of accepted + mean d of rejected) / 2
 
-The paper's example: mean accepted 0.15, mean rejected 0.49, T_V = 0.32. Silent points are filled as in `lossy.py`,
-and [ours]: T_V waits until both groups hold `min_samples`, until then the exact rule decides; rejections by the
-support guard enter neither group; T_V changes between rounds, not within a block.
+The paper's example: mean accepted 0.15, mean rejected 0.49, T_V = 0.32. Silent points are filled as in
+`lossy.py`, and [ours]: T_V waits until both groups hold `min_samples`, until then the exact rule decides;
+rejections by the support guard enter neither group; T_V changes between rounds, not within a block.
 
-Strict is the paper's literal rule: past the cold start d alone decides, also against the exact test, and a rejection
-emits the target's own token (a sample from p; argmax p at temperature 0). Its law is the same as the other's, q where
-d < T_V and p elsewhere; it is only slower. End tokens have the exact test where d < T_V; elsewhere they are rejected
-like any other, since there a sample from p has the law p only if nothing was accepted [ours].
+Strict is the paper's literal rule: past the cold start d alone decides, also against the exact test, and a
+rejection emits the target's own token (a sample from p; argmax p at temperature 0). Its law is the same as
+the other's, q where d < T_V and p elsewhere; it is only slower. End tokens have the exact test where d < T_V;
+elsewhere they are rejected like any other, since there a sample from p has the law p only if nothing was
+accepted [ours].
 """
 
 from __future__ import annotations
 
 from orchestrator.acceptance.base import Bracket, Position, Sample, Source
 from orchestrator.acceptance.lossless import accepts
-from orchestrator.acceptance.lossy import LossyRule, Verdict, exact_verdict, threshold_chances, total_variation
+from orchestrator.acceptance.lossy import (
+    LossyRule,
+    Verdict,
+    exact_verdict,
+    threshold_chances,
+    total_variation,
+)
 from orchestrator.running_mean import RunningMean
 
 

@@ -1,12 +1,13 @@
-"""AdaSD version 2 (arXiv 2512.11280v2): accept with the posterior probability of acceptance, given the distance.
+"""AdaSD version 2 (arXiv 2512.11280v2): accept with the posterior probability of acceptance.
 
     P(A|d) = f_A(d) P(A) / (f_A(d) P(A) + f_R(d) P(R))
 
-f_A, f_R: kernel density estimates over the distances of past accepted and rejected tokens. Samples with d exactly
-0 or 1 are left out. Not published, hence [ours]: Gaussian kernel and Silverman's bandwidth (`density.py`); priors
-are the counts of the samples that entered the estimates; d = 0 accepts, d = 1 rejects; the cold start lasts until
-both groups hold `min_samples`, those left out not counted, so neither estimate is ever empty; a token that passes
-the exact test stays accepted. Over a bracket P(A|d) need not be monotone: it is taken at 17 equidistant points.
+f_A, f_R: kernel density estimates over the distances of past accepted and rejected tokens. Samples with d
+exactly 0 or 1 are left out. Not published, hence [ours]: Gaussian kernel and Silverman's bandwidth
+(`density.py`); priors are the counts of the samples that entered the estimates; d = 0 accepts, d = 1 rejects;
+the cold start lasts until both groups hold `min_samples`, those left out not counted, so neither estimate is
+ever empty; a token that passes the exact test stays accepted. Over a bracket P(A|d) need not be monotone: it
+is taken at 17 equidistant points.
 
 The charge is P(A|d) TV(p, q), the exact distance of the position's law p + P(A|d) (q - p) from p.
 """

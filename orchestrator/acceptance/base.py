@@ -1,7 +1,8 @@
 """What every accept rule takes and gives.
 
-The target verifies under one exact rule and answers in numbers; accept rules decide on those. `p` is the target's
-distribution, `q` the draft's, `x` the candidate, `d` their Jensen-Shannon distance (base 2, in [0, 1]).
+The target verifies under one exact rule and answers in numbers; accept rules decide on those. `p` is the
+target's distribution, `q` the draft's, `x` the candidate, `d` the Jensen-Shannon distance of p and q (base 2,
+in [0, 1]).
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ class Position:
 
     acceptance: probability in [0, 1] with which the exact rule accepts; `h` under block verification.
     u, v: independent uniforms in [0, 1); u for the exact rule, v for a second draw (AdaSD v2).
-    correction: drawn from the exact rule's residual. target_token: the target's own, argmax p at temperature 0 and
-    a sample from p otherwise.
+    correction: drawn from the exact rule's residual. target_token: the target's own, argmax p at temperature
+    0 and a sample from p otherwise.
     in_support: whether a lossy rule may let the candidate through at all.
-    distance, tv: d and the total variation of p and q; None where q was not sent (a drafter without distribution).
+    distance, tv: d and the total variation of p and q; None where q was not sent (a drafter without
+    distribution).
     exact_only: an end or stop token, which only the exact rule may accept.
     """
 
@@ -83,8 +85,8 @@ class Judgement:
 
     kept: candidates kept, from the start of the block; sources: one for each of them.
     next_token: the token after them; None where all were kept and the bonus follows.
-    undecided: indices whose bracket leaves the decision open. Where there are any, all else is empty: ask for their
-    distances and judge again.
+    undecided: indices whose bracket leaves the decision open. Where there are any, all else is empty: ask for
+    their distances and judge again.
     charges, samples: for `record` only; total variations charged and positions to learn from, in order.
     """
 
@@ -114,7 +116,7 @@ class AcceptRule(Protocol):
 
     @property
     def charge(self) -> float:
-        """Sum of total variations charged: a bound on the text's distance from the target's law. 0 if lossless."""
+        """Sum of total variations charged: bounds TV(text, target's text). 0 if lossless."""
         ...
 
     @property

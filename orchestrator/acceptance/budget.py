@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class LossyBudget:
     """Most total variation that may be charged over a completion; None is no limit, 0 lossless.
 
-    If the law of every position differs from p by at most what is charged there, and whether it is charged depends
-    only on the tokens before it, then TV(text, target's text) is at most the sum charged.
+    If the law of every position differs from p by at most what is charged there, and whether it is charged
+    depends only on the tokens before it, then TV(text, target's text) is at most the sum charged.
     """
 
     limit: float | None = None

@@ -7,9 +7,10 @@ from orchestrator.acceptance.lossless import LosslessRule
 
 
 class Coupled(LosslessRule):
-    """Draft and target draw by Gumbel-max from the same noise; accept iff the draws agree, else emit the target's.
+    """Draft and target draw by Gumbel-max from the same noise; accept iff the draws agree.
 
-    Lossless, and the text for a seed is the same with and without speculation. Match at temperature 0.
+    On a mismatch the correction is the target's draw. Lossless, and the text for a seed is the same with and
+    without speculation. Match at temperature 0.
     """
 
     name = "coupled"

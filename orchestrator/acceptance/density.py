@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 
-# [ours] One evaluation costs a pass over the samples, and a round makes up to a few dozen: bounded, so that a round
-# of a long text costs no more than one of a short text.
+# [ours] One evaluation costs a pass over the samples, and a round makes up to a few dozen: bounded, so that a
+# round of a long text costs no more than one of a short text.
 _SAMPLES_KEPT = 256
-# [ours] Bandwidth for samples that (nearly) coincide. Distances closer than this mean nothing: a bracket from 256
-# entries is .027 wide on average.
+# [ours] Bandwidth for samples that (nearly) coincide. Distances closer than this mean nothing: a bracket from
+# 256 entries is .027 wide on average.
 _LEAST_BANDWIDTH = 0.01
 
 
@@ -30,7 +30,7 @@ class Density:
         self._bandwidth = max(_LEAST_BANDWIDTH, _silverman(self._samples))
 
     def log_density(self, value: float) -> float:
-        """Natural logarithm of the estimate at `value`, finite wherever that is; needs at least one sample."""
+        """Natural logarithm of the estimate at `value`; needs at least one sample."""
         exponents = [-0.5 * ((value - sample) / self._bandwidth) ** 2 for sample in self._samples]
         largest = max(exponents)
         mass = math.fsum(math.exp(exponent - largest) for exponent in exponents)

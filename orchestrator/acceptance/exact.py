@@ -6,6 +6,8 @@ from orchestrator.acceptance.block import BlockVerification
 
 
 class Exact(BlockVerification):
-    """Match at temperature 0, block verification otherwise, which never keeps less than the ratio test on average."""
+    """Match at temperature 0, block verification otherwise, which never keeps less than the ratio test on
+    average.
+    """
 
     name = "exact"

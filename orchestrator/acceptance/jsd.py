@@ -1,8 +1,8 @@
 """A fixed Jensen-Shannon threshold, after Fuzzy Speculative Decoding (arXiv 2502.20704).
 
-The paper accepts iff the divergence is at most a threshold. Here the ratio test (match at temperature 0) goes first,
-and what it rejects is let through iff d < threshold. The published thresholds come from a reverse KL divergence and
-mean nothing here.
+The paper accepts iff the divergence is at most a threshold. Here the ratio test (match at temperature 0) goes
+first, and what it rejects is let through iff d < threshold. The published thresholds come from a reverse KL
+divergence and mean nothing here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from orchestrator.acceptance.lossy import LossyRule, threshold_chances
 
 
 class FixedDistance(LossyRule):
-    """threshold: in [0, 1], on the distance d (not its square); 0 accepts nothing more than the exact rule."""
+    """threshold: in [0, 1], on d (not its square); 0 accepts nothing more than the exact rule."""
 
     name = "jsd"
 

@@ -23,8 +23,8 @@ def keep(block: Sequence[Position], kept: int) -> Judgement:
 
 def token_by_token(block: Sequence[Position]) -> Judgement:
     """Keeps candidates up to the first that its own test rejects (arXiv 2211.17192, algorithm 1)."""
-    first_rejected = next((index for index, position in enumerate(block) if not accepts(position)), len(block))
-    return keep(block, first_rejected)
+    rejected = (index for index, position in enumerate(block) if not accepts(position))
+    return keep(block, next(rejected, len(block)))
 
 
 class LosslessRule:

@@ -3,21 +3,22 @@
 A lossy rule is a chance of letting through, a function of d (0 or 1 for threshold rules). At each position:
 
 1. What the exact test accepts stays accepted [ours], so no lossy rule rejects more than the exact one.
-2. Support guard: a candidate outside the support is rejected before any divergence test. (A bounded divergence can
-   be small although p(x) = 0: at q(x) = .05 the least distance is .16.) End and stop tokens have the exact test only.
+2. Support guard: a candidate outside the support is rejected before any divergence test. (A bounded
+   divergence can be small although p(x) = 0: at q(x) = .05 the least distance is .16.) End and stop tokens
+   have the exact test only.
 3. The rest is let through iff v < chance(d).
 
-Corrections come from the exact rule's residual, the bonus from the target's last row. Exact rule: the ratio test,
-at temperature 0 the greedy match.
+Corrections come from the exact rule's residual, the bonus from the target's last row. Exact rule: the ratio
+test, at temperature 0 the greedy match.
 
-Charge. At temperature above 0 the law of the position is p + chance (q - p), apart from tokens of step 2 whose
-excess stays with the residual, which only brings it closer to p: chance * TV(p, q) is charged at each position
-walked, whatever its fate. At temperature 0 both laws are one-hot: 1 for each mismatch let through [ours]. Where the
-charge would pass the budget, the exact rule decides and nothing is charged.
+Charge. At temperature above 0 the law of the position is p + chance (q - p), apart from tokens of step 2
+whose excess stays with the residual, which only brings it closer to p: chance * TV(p, q) is charged at each
+position walked, whatever its fate. At temperature 0 both laws are one-hot: 1 for each mismatch let through
+[ours]. Where the charge would pass the budget, the exact rule decides and nothing is charged.
 
-Brackets. A position is undecided where chance differs within its bracket and the outcome with it. A charge that is
-only reported takes the largest chance in the bracket instead of asking [ours]. A candidate whose distance was not
-measured has the exact test only [ours].
+Brackets. A position is undecided where chance differs within its bracket and the outcome with it. A charge
+that is only reported takes the largest chance in the bracket instead of asking [ours]. A candidate whose
+distance was not measured has the exact test only [ours].
 """
 
 from __future__ import annotations

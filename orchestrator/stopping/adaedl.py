@@ -1,15 +1,15 @@
-"""AdaEDL (arXiv 2410.18351): stop where an entropy-based lower bound on acceptance falls under a moving lambda.
+"""AdaEDL (arXiv 2410.18351): stop where a lower bound on acceptance, by entropy, is under lambda.
 
-Before each token: stop iff 1 - sqrt(gamma H(q)) < lambda, H in nats; which is H(q) > (1 - lambda)^2 / gamma, the
-form sent to the draft. It looks at the token's distribution, never at the token, so every exact rule stays exact.
-After a round, with n_drafted, n_accepted and the cap L:
+Before each token: stop iff 1 - sqrt(gamma H(q)) < lambda, H in nats; which is H(q) > (1 - lambda)^2 / gamma,
+the form sent to the draft. It looks at the token's distribution, never at the token, so every exact rule
+stays exact. After a round, with n_drafted, n_accepted and the cap L:
 
     AR     <- 0.5 AR + 0.5 n_accepted / n_drafted
     target <- lambda + 0.01 if AR < 0.9,  lambda - 0.01 elif n_accepted != L,  lambda otherwise
     lambda <- 0.9 lambda + 0.1 target
 
-[ours]: lambda starts at 0.5 (the paper sweeps 0.3 to 0.9) and stays in [0, 1]; AR starts at 0.9; at least one token
-is drafted; a round without candidates changes nothing.
+[ours]: lambda starts at 0.5 (the paper sweeps 0.3 to 0.9) and stays in [0, 1]; AR starts at 0.9; at least one
+token is drafted; a round without candidates changes nothing.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     stop after a token with H(q) > T_G,    T_G = mean of H(q) over the first rejected token of each round
 
-H in nats. The token is kept: whether a later one is submitted depends on the distribution of an earlier one only, so
-every exact rule stays exact. T_G is a plain cumulative mean since the start of the completion.
+H in nats. The token is kept: whether a later one is submitted depends on the distribution of an earlier one
+only, so every exact rule stays exact. T_G is a plain cumulative mean since the start of the completion.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orchestrator.stopping.base import Limits, RoundOutcome
 
 
 class AdaSd:
-    """max_tokens: the paper's hard cap W = 20. cold_max_tokens: cap until the first rejection gives T_G [ours]."""
+    """max_tokens: the paper's hard cap W. cold_max_tokens: cap until the first rejection gives T_G [ours]."""
 
     name = "adasd"
 

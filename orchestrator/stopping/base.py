@@ -1,8 +1,9 @@
 """What every stop rule takes and gives.
 
-A threshold changes only after a verification, so a rule's answer for a round travels to the draft as `Limits` and
-is executed there without a round trip. Under ratio and block verification whether a token is submitted may depend
-on its own distribution and on the tokens before it, never on itself; every rule here says in which way it complies.
+A threshold changes only after a verification, so a rule's answer for a round travels to the draft as `Limits`
+and is executed there without a round trip. Under ratio and block verification whether a token is submitted
+may depend on its own distribution and on the tokens before it, never on itself; every rule here says in which
+way it complies.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class RoundOutcome:
 
     drafted, accepted: candidates. cap: most candidates that were asked for.
     entropies: H(q) in nats, one per drafted token. probabilities: q(x), one per drafted token.
-    matched: one per decided token, so True for each accepted one, then False for the first rejected one if any.
+    matched: one per decided token, so True for each accepted one, then False for a rejected one.
     """
 
     drafted: int

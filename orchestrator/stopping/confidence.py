@@ -1,10 +1,10 @@
-"""The stop rule of assisted generation in Hugging Face transformers: stop when the draft doubts its own token.
+"""The stop rule of assisted generation in Hugging Face transformers: stop when the draft doubts its token.
 
     stop after a token with q(x) < tau
 
-tau starts at 0.4; after each verification the pairs (matched?, q(x)) are collected and, once more than 5 pairs hold
-both classes, tau becomes the ROC threshold that minimises fpr + 3 (1 - tpr). The token is kept, as ratio and block
-verification need of a rule that looks at q(x): only later tokens depend on it.
+tau starts at 0.4; after each verification the pairs (matched?, q(x)) are collected and, once more than 5
+pairs hold both classes, tau becomes the ROC threshold that minimises fpr + 3 (1 - tpr). The token is kept, as
+ratio and block verification need of a rule that looks at q(x): only later tokens depend on it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from orchestrator.stopping.base import Limits, RoundOutcome
 
 _PAIRS_NEEDED = 6
 _MISS_COST = 3.0
-# [ours] The threshold is fitted anew after every round, which sorts all pairs; so that a round of a long text costs
-# no more than one of a short text, only the latest pairs count (a thousand are sorted in a fraction of a millisecond).
+# [ours] The threshold is fitted anew after every round, which sorts all pairs; so that a round of a long text
+# costs no more than one of a short text, only the latest pairs count (a thousand are sorted in a fraction of
+# a millisecond).
 _PAIRS_KEPT = 1000
 
 
@@ -49,9 +50,9 @@ class Confidence:
 def roc_threshold(pairs: Iterable[tuple[float, bool]]) -> float:
     """The score at which predicting "matched" for all scores at or above it minimises fpr + 3 (1 - tpr).
 
-    pairs: (score, matched), both classes present. The thresholds tried are the scores themselves; of equally good
-    ones the highest wins. (scikit-learn's curve also has a threshold above all scores: it costs 3, and predicting
-    "matched" for everything 1, so it never wins.)
+    pairs: (score, matched), both classes present. The thresholds tried are the scores themselves; of equally
+    good ones the highest wins. (scikit-learn's curve also has a threshold above all scores: it costs 3, and
+    predicting "matched" for everything 1, so it never wins.)
     """
     ordered = sorted(pairs, reverse=True)
     positives = sum(matched for _, matched in ordered)

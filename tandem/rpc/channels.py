@@ -12,7 +12,8 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_SECONDS = 20
 PING_TIMEOUT_SECONDS = 5
 
-_OPTIONS = (
+#: Of every channel to a Tandem service.
+CLIENT_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A peer that froze is noticed after both times together. `keepalive_timeout_ms` alone does not bound it:
@@ -43,7 +44,7 @@ def check_endpoint(endpoint: str) -> str:
 
 def connect(endpoint: str) -> grpc.aio.Channel:
     """A channel with a connection of its own to HOST:PORT. Connects at the first call; raises ValueError."""
-    return grpc.aio.insecure_channel(check_endpoint(endpoint), options=_OPTIONS)
+    return grpc.aio.insecure_channel(check_endpoint(endpoint), options=CLIENT_OPTIONS)
 
 
 class ChannelPool:

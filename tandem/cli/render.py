@@ -1,0 +1,144 @@
+"""What the command shows: coloured tokens with their legend, the summary of a completion, JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tandem.v1 import completion_pb2
+
+#: Style, mark where there are no colours, and meaning of each source.
+_SOURCES = {
+    completion_pb2.TOKEN_SOURCE_TARGET: ("bold", "T", "target"),
+    completion_pb2.TOKEN_SOURCE_DRAFT_MATCHED: ("green", "m", "draft, exact rule"),
+    completion_pb2.TOKEN_SOURCE_DRAFT_ACCEPTED: ("yellow underline", "d", "draft, let through by distance"),
+    completion_pb2.TOKEN_SOURCE_CORRECTION: ("red", "c", "correction"),
+    completion_pb2.TOKEN_SOURCE_BONUS: ("cyan", "b", "bonus"),
+}
+
+
+def legend(console: Console) -> Text:
+    """What the colours (or, without colours, the marks in braces) mean."""
+    text = Text()
+    for style, mark, meaning in _SOURCES.values():
+        text.append("  ")
+        text.append(meaning if console.color_system else f"{{{mark}}} {meaning}", style=style)
+    return text
+
+
+def coloured(console: Console, token: completion_pb2.TokenAccount) -> Text:
+    """One token in the colour of its source; marked with a letter where the console has no colours."""
+    style, mark, _ = _SOURCES[token.source]
+    if console.color_system or not token.text:
+        return Text(token.text, style=style)
+    return Text(f"{token.text}{{{mark}}}")
+
+
+def summary(finish: completion_pb2.Finish) -> Table:
+    """Round statistics of one completion."""
+    report, usage = finish.speculation, finish.usage
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    rate = tokens_per_second(finish)
+    table.add_row("policy", f"stop {report.stop_rule}, accept {report.accept_rule}, {promise(report)}")
+    table.add_row("tokens", f"{usage.completion_tokens} from a prompt of {usage.prompt_tokens}, {rate:.1f} a second")
+    if report.verify_steps:
+        table.add_row(
+            "drafted",
+            f"{report.drafted_tokens} in {report.verify_steps} rounds, {report.accepted_tokens} accepted"
+            f" ({report.draft_acceptance_rate:.0%}), {report.lossy_tokens} by distance alone",
+        )
+        table.add_row("per round", f"{report.mean_acceptance_length:.2f} tokens (mean acceptance length)")
+        table.add_row("time", _time(report))
+    if report.draft_failures:
+        table.add_row("draft", "[yellow]not available; the target went on alone[/yellow]")
+    if report.thresholds:
+        values = (f"{name} {value:.3f}" for name, value in sorted(report.thresholds.items()))
+        table.add_row("thresholds", ", ".join(values))
+    return table
+
+
+def promise(report: completion_pb2.SpeculationReport) -> str:
+    return "lossy" if report.lossy else "lossless"
+
+
+def tokens_per_second(finish: completion_pb2.Finish) -> float:
+    """Of the decoding alone: the first token and the prompt are not counted."""
+    time = finish.speculation.time
+    seconds = (time.total_microseconds - time.first_token_microseconds) / 1e6
+    return (finish.usage.completion_tokens - 1) / seconds if seconds > 0 else 0.0
+
+
+def _time(report: completion_pb2.SpeculationReport) -> str:
+    time, steps = report.time, report.verify_steps
+    draft, target = time.draft_compute_microseconds / steps / 1e3, time.target_compute_microseconds / steps / 1e3
+    overhead = time.round_overhead_median_microseconds / 1e3
+    return f"a round: draft {draft:.1f} ms, target {target:.1f} ms, everything else {overhead:.1f} ms (median)"
+
+
+def to_json(
+    text: str,
+    token_ids: list[int],
+    tokens: list[completion_pb2.TokenAccount] | None,
+    finish: completion_pb2.Finish,
+) -> dict[str, Any]:
+    """The object of `--json`."""
+    result: dict[str, Any] = {
+        "text": text,
+        "token_ids": token_ids,
+        "finish_reason": plain_enum(completion_pb2.FinishReason, finish.reason),
+        "usage": to_plain(finish.usage),
+        "speculation": to_plain(finish.speculation),
+        "seed": finish.seed,
+    }
+    if finish.stop:
+        result["stop"] = finish.stop
+    if tokens is not None:
+        result["tokens"] = [to_plain(token) for token in tokens]
+    return result
+
+
+def plain_enum(kind: Any, value: int) -> str:
+    """`FINISH_REASON_STOP` as `stop`."""
+    return _short(kind.DESCRIPTOR, value)
+
+
+def to_plain(message: Message) -> dict[str, Any]:
+    """A message as JSON values: numbers stay numbers (protobuf's own form makes strings of 64-bit ones), enums lose
+    their prefix, unset optional fields are left out, what is not finite is null."""
+    result: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            result[field.name] = {str(key): _plain(entry.fields_by_name["value"], value[key]) for key in sorted(value)}
+        elif field.is_repeated:
+            result[field.name] = [_plain(field, item) for item in value]
+        else:
+            result[field.name] = _plain(field, value)
+    return result
+
+
+def _plain(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return to_plain(value)
+    if field.enum_type is not None:
+        return _short(field.enum_type, value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _short(descriptor: Any, value: int) -> str:
+    names = descriptor.values_by_number
+    prefix = names[0].name.removesuffix("UNSPECIFIED")
+    return names[value].name.removeprefix(prefix).lower() if value in names else str(value)

@@ -1,0 +1,193 @@
+"""The three services as processes of this machine: started together, stopped together."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tandem.cli.errors import CliError
+
+_STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What to start. Ports: 0 takes a free one. draft_model: None starts no draft service."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    draft_port: int = 0
+    target_port: int = 0
+    target_model: str = "embedded:smollm2"
+    target_revision: str | None = None
+    draft_model: str | None = "embedded:smollm2-draft"
+    draft_revision: str | None = None
+    dtype: str = "bfloat16"
+    threads: int | None = None
+    log_level: str = "info"
+
+
+class Service:
+    """One child process that writes its port to a pipe once it listens."""
+
+    def __init__(self, module: str, flags: Sequence[str], *, log: Path | None) -> None:
+        """log: file for its stderr; None leaves it on this process's."""
+        self.module = module
+        self._log = log
+        read_end, write_end = os.pipe()
+        command = [sys.executable, "-m", module, *flags, "--ready-fd", str(write_end)]
+        stderr = log.open("wb") if log is not None else None
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=[write_end],
+                # Ctrl-C in a terminal reaches a whole process group; the services are stopped in order instead.
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_end)
+            if stderr is not None:
+                stderr.close()
+        self._ready = read_end
+
+    def wait_until_ready(self) -> int:
+        """The bound port. Raises CliError where the process ends before it listens."""
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                select.select([self._ready], [], [])
+                chunk = os.read(self._ready, 64)
+                if not chunk:
+                    raise CliError(self._why_it_ended())
+                line += chunk
+        finally:
+            os.close(self._ready)
+        return int(line)
+
+    def _why_it_ended(self) -> str:
+        code = self._process.wait()
+        lines = self._log.read_text(errors="replace").splitlines() if self._log is not None else []
+        lines = [line for line in lines if line.strip()]
+        reason = lines[-1] if lines else f"it ended with code {code}; its log is above"
+        return f"the {self.module.replace('_', ' ')} did not start: {reason}"
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        try:
+            self._process.wait(max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class LocalServices:
+    """The three services. As a context manager it stops them on every way out.
+
+    endpoint: HOST:PORT of the orchestrator.
+    """
+
+    def __init__(self, layout: Layout, *, show_logs: bool, say: Callable[[str], None] = lambda text: None) -> None:
+        """show_logs: leave logs on stderr; otherwise they are kept until the end and their last line explains a
+        failed start. say: told what is being waited for."""
+        self._layout = layout
+        self._show_logs = show_logs
+        self._say = say
+        self._services: list[Service] = []
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
+        self.endpoint = ""
+        self.ports: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        if not self._show_logs:
+            self._logs = tempfile.TemporaryDirectory(prefix="tandem-")
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def wait(self) -> str:
+        """Blocks until one of the services ends by itself; returns its name."""
+        while True:
+            for service in self._services:
+                if service.poll() is not None:
+                    return service.module
+            time.sleep(0.2)
+
+    def _start(self) -> None:
+        layout = self._layout
+        common = ["--host", layout.host, "--log-level", layout.log_level]
+        model_flags = ["--dtype", layout.dtype]
+        if layout.threads is not None:
+            model_flags += ["--threads", str(layout.threads)]
+        self._say("loading the models")
+        target = self._spawn(
+            "target_service",
+            [*common, *model_flags, "--port", str(layout.target_port)]
+            + _model(layout.target_model, layout.target_revision),
+        )
+        draft = None
+        if layout.draft_model is not None:
+            draft = self._spawn(
+                "draft_service",
+                [*common, *model_flags, "--port", str(layout.draft_port)]
+                + _model(layout.draft_model, layout.draft_revision),
+            )
+        self.ports["target_service"] = target.wait_until_ready()
+        if draft is not None:
+            self.ports["draft_service"] = draft.wait_until_ready()
+        self._say("starting the orchestrator")
+        reach = "127.0.0.1" if layout.host in ("0.0.0.0", "::") else layout.host
+        reach = f"[{reach}]" if ":" in reach else reach
+        flags = [*common, "--port", str(layout.port), "--target", f"{reach}:{self.ports['target_service']}"]
+        flags += ["--draft", f"{reach}:{self.ports['draft_service']}" if draft is not None else "none"]
+        flags += ["--tokenizer", layout.target_model]
+        if layout.target_revision is not None:
+            flags += ["--tokenizer-revision", layout.target_revision]
+        orchestrator = self._spawn("orchestrator", flags)
+        self.ports["orchestrator"] = orchestrator.wait_until_ready()
+        self.endpoint = f"{reach}:{self.ports['orchestrator']}"
+
+    def _spawn(self, module: str, flags: list[str]) -> Service:
+        log = Path(self._logs.name) / f"{module}.log" if self._logs is not None else None
+        service = Service(module, flags, log=log)
+        self._services.append(service)
+        return service
+
+    def _stop(self) -> None:
+        # The orchestrator first: it stops sending work before those that do it go away.
+        deadline = time.monotonic() + _STOP_SECONDS
+        for service in reversed(self._services):
+            service.terminate()
+        for service in reversed(self._services):
+            service.wait(deadline - time.monotonic())
+        self._services.clear()
+        if self._logs is not None:
+            self._logs.cleanup()
+            self._logs = None
+
+
+def _model(name: str, revision: str | None) -> list[str]:
+    return ["--model", name] if revision is None else ["--model", name, "--revision", revision]
