@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import grpc
 
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
-from tandem.noise import NoiseStream
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake

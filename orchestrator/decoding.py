@@ -18,7 +18,7 @@ from orchestrator.account import Account, CommittedToken, RoundClock, TokenSourc
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import RoundOutcome
-from orchestrator.upstream import DraftStream, TargetStream, Upstream
+from orchestrator.upstream import DraftStream, Upstream
 from tandem.noise import NoiseStream, Purpose
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake

@@ -8,7 +8,7 @@ import torch
 
 from tandem.distributions import CompressedRow, full_row_from_bytes, half_to_bytes
 from tandem.inference.engine import Timing
-from tandem.inference.loaded import LoadedModel
+from tandem.inference.serving import ServedModel
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import SamplingParams
@@ -74,11 +74,12 @@ def timing_message(timing: Timing) -> block_pb2.Timing:
     )
 
 
-def model_info(loaded: LoadedModel, *, model_id: str, revision: str, fingerprint: str) -> model_pb2.ModelInfo:
+def model_info(served: ServedModel) -> model_pb2.ModelInfo:
+    loaded = served.loaded
     return model_pb2.ModelInfo(
-        model_id=model_id,
-        revision=revision,
-        tokenizer_fingerprint=fingerprint,
+        model_id=served.model_id,
+        revision=served.revision,
+        tokenizer_fingerprint=served.fingerprint,
         vocabulary_size=loaded.vocabulary_size,
         context_length=loaded.context_length,
         dtype=loaded.dtype,

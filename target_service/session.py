@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tandem.distributions import CompressedRow, compress, entropy, full_row_distance
@@ -87,8 +87,10 @@ class TargetSession:
         """Plain decoding: yields up to max_tokens tokens, ending after a stop token."""
         self._set_history(tokens)
         self._log_p = None
-        async for item in self._engine.stream(_Generation(self, tokens, cached, max_tokens)):
-            yield item
+        work = _Generation(self, tokens, cached, max_tokens)
+        async with aclosing(self._engine.stream(work)) as items:
+            async for item in items:
+                yield item
 
     async def close(self) -> None:
         await self._engine.release(self._sequence)

@@ -1,0 +1,26 @@
+"""A model that is ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+
+class UnsupportedModelError(Exception):
+    """The model's attention cannot be served; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """vocabulary_size: rows of the output layer. context_length: most tokens of a sequence. dtype: as torch names it,
+    `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty."""
+
+    model: PreTrainedModel
+    vocabulary_size: int
+    context_length: int
+    dtype: str
+    parameter_count: int
+    end_token_ids: tuple[int, ...]
+    device: torch.device

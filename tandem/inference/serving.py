@@ -1,0 +1,44 @@
+"""From the name of a model to an engine that runs it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from tandem.inference.engine import Engine, configure_threads
+from tandem.inference.loaded import LoadedModel
+from tandem.inference.loading import load_model, tokenizer_folder
+from tandem.inference.runner import ModelRunner
+from tandem.models import resolve
+from tandem.tokenization import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """An engine, not started yet, and what its service says of the model."""
+
+    engine: Engine
+    loaded: LoadedModel
+    model_id: str
+    revision: str
+    fingerprint: str
+
+
+def load_engine(
+    name: str, revision: str | None, *, dtype: str, device: str, threads: int | None
+) -> ServedModel:
+    """Resolves, loads and checks a model. Raises ModelError, UnsupportedModelError or TokenizationError."""
+    started = time.perf_counter()
+    configure_threads(threads)
+    folder = resolve(name, revision)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(folder))
+    loaded = load_model(folder, dtype=dtype, device=device)
+    engine = Engine(ModelRunner(loaded))
+    _log.info(
+        "loaded %s: %.0f M parameters, %s on %s, in %.1f s",
+        folder.model_id, loaded.parameter_count / 1e6, loaded.dtype, loaded.device, time.perf_counter() - started,
+    )  # fmt: skip
+    return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint)

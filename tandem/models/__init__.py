@@ -1,0 +1,8 @@
+"""Where models come from: names to folders on this machine. Loads no weights."""
+
+from __future__ import annotations
+
+from tandem.models.errors import ModelCorruptError, ModelError, ModelNotFoundError
+from tandem.models.reference import ModelFolder, resolve
+
+__all__ = ["ModelCorruptError", "ModelError", "ModelFolder", "ModelNotFoundError", "resolve"]
