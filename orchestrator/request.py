@@ -104,7 +104,7 @@ def _chat(chat: completion_pb2.Chat, tokenizer: Tokenizer, path: str) -> list[in
     for index, message in enumerate(chat.messages):
         where = f"{path}chat.messages[{index}]"
         if message.role not in _ROLES:
-            raise TandemError.invalid_field(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not {message.role!r}")
+            raise TandemError.invalid_field(f"{where}.role", f"is {message.role!r}; must be one of {_ROLES}")
         if not message.content and message.role != "assistant":
             raise TandemError.invalid_field(f"{where}.content", "is empty")
     messages = [{"role": message.role, "content": message.content} for message in chat.messages]
