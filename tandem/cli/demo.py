@@ -41,11 +41,14 @@ def _comparison(adasd: Completion, alone: Completion) -> Table:
     table.add_column()
     fast, plain = tokens_per_second(adasd.finish), tokens_per_second(alone.finish)
     if plain > 0:
-        table.add_row("target alone", f"{plain:.1f} tokens a second; AdaSD ran at [bold]{fast / plain:.2f}[/bold] of it")
-    same = sum(a == b for a, b in zip(adasd.token_ids, alone.token_ids, strict=False))
-    at = next((i for i, (a, b) in enumerate(zip(adasd.token_ids, alone.token_ids, strict=False)) if a != b), None)
-    text = "the same text" if adasd.token_ids == alone.token_ids else f"differs from token {at} on"
-    if at is None and adasd.token_ids != alone.token_ids:
-        text = f"the same first {same} tokens"
-    table.add_row("its text", text)
+        table.add_row("target alone", f"{plain:.1f} tokens a second; AdaSD {fast / plain:.2f} times that")
+    table.add_row("its text", _agreement(adasd.token_ids, alone.token_ids))
     return table
+
+
+def _agreement(ours: list[int], theirs: list[int]) -> str:
+    if ours == theirs:
+        return "the same"
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    first = next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+    return f"the same for {first} tokens, then another: AdaSD may let through what the target would not have said"

@@ -139,15 +139,16 @@ class Engine:
 
     async def run(self, work: Work) -> Timing:
         """Carries `work` through. Cancelling takes it out before the next step. Raises what the work raised."""
-        timing = Timing()
-        async for _, timing in self._items(work, last_timing=True):
-            pass
-        return timing
+        job = self._submit(work)
+        async with aclosing(self._items(job)) as items:
+            async for _ in items:
+                pass  # nobody reads the results of a work that is run, not streamed
+        return job.timing()
 
     async def stream(self, work: Work) -> AsyncGenerator[tuple[Any, Timing]]:
         """As `run`, and yields each result of `receive` with the time spent since the one before."""
         before = Timing()
-        async with aclosing(self._items(work)) as items:
+        async with aclosing(self._items(self._submit(work))) as items:
             async for item, timing in items:
                 yield item, Timing(
                     timing.queue_microseconds - before.queue_microseconds,
@@ -160,19 +161,20 @@ class Engine:
         sequences = tuple(self._sequences)
         return EngineLoad(len(sequences), self._waiting, sum(sequence.cache.bytes for sequence in sequences))
 
-    async def _items(self, work: Work, *, last_timing: bool = False) -> AsyncGenerator[tuple[Any, Timing]]:
+    def _submit(self, work: Work) -> _Job:
         if self._closed:
             raise EngineClosedError("the engine is closed")
         job = _Job(work, asyncio.get_running_loop())
         self._waiting += 1
         self._inbox.put(job)
+        return job
+
+    async def _items(self, job: _Job) -> AsyncGenerator[tuple[Any, Timing]]:
         try:
             while (item := await job.items.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-            if last_timing:
-                yield None, job.timing()
         finally:
             job.cancelled = True
             self._waiting -= 1

@@ -97,8 +97,7 @@ class ModelRunner:
         )
         if step.layers_seen != self._layers:
             raise UnsupportedModelError(
-                f"{type(self._model).__name__}: {step.layers_seen} of {self._layers} layers attend through transformers'"
-                " attention interface"
+                f"{step.layers_seen} of {self._layers} layers attend through transformers' attention interface"
             )
         return output.logits[0, : len(wanted)].float()
 
