@@ -105,7 +105,7 @@ def verify(
     if rule in (Rule.RATIO, Rule.BLOCK):
         assert p is not None
         own = inverse_cdf(p, _uniforms(noise, Purpose.TARGET, position, count + 1, device))
-        acceptance, law = _ratios(rule, p[:count], heads, x)
+        acceptance, law = _ratios(rule, head, p[:count], heads, x)
         corrections = inverse_cdf(law, _uniforms(noise, Purpose.CORRECTION, position, count, device))
     else:
         own = target_tokens(rule, log_p, noise, position)
@@ -132,8 +132,11 @@ def verify(
     return numbers
 
 
-def _ratios(rule: Rule, p: Tensor, heads: Heads | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Acceptance [n] and what corrections are drawn from [n, V], under RATIO and BLOCK. p: [n, V], x: [n, 1]."""
+def _ratios(rule: Rule, log_p: Tensor, p: Tensor, heads: Heads | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Acceptance [n] and what corrections are drawn from [n, V], under RATIO and BLOCK.
+
+    log_p, p: [n, V], the second is overwritten; x: [n, 1].
+    """
     if heads is None:  # no candidates
         return p.new_zeros(0), p
     matches = (heads.token_ids == x) & (heads.listed > 0)
@@ -151,12 +154,14 @@ def _ratios(rule: Rule, p: Tensor, heads: Heads | None, x: Tensor) -> tuple[Tens
         listed_p = p_head * heads.listed
         p_rest = (1 - listed_p.sum(-1)).clamp(min=0)
         acceptance = block_acceptance(weights, surplus(listed_p, heads.q * heads.listed, weight, p_rest))
-    law = (p * weight.unsqueeze(-1)).scatter_(-1, heads.token_ids, residual(p_head, heads.q, weight))
+        p *= weight.unsqueeze(-1)
+    # In place: p has been drawn from, and a copy costs as much as all the rest.
+    law = p.scatter_(-1, heads.token_ids, residual(p_head, heads.q, weight))
     # Nothing is left where w p <= q everywhere. Such a candidate is the first not kept only by rounding (p = q), or
     # when w = 0, and then with probability 0; a draw from p does no harm there [ours].
     empty = law.sum(-1) <= 0
     if bool(empty.any()):
-        law[empty] = p[empty]
+        law[empty] = probabilities(log_p[empty])
     return acceptance, law
 
 

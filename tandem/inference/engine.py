@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import threading
 import time
@@ -75,20 +74,17 @@ class _Job:
         self._compute = 0.0
         self._steps = 0
 
-    def stepped(self, seconds: float) -> None:
+    def step_began(self, at: float) -> None:
         if self._started is None:
-            self._started = time.perf_counter() - seconds
-        self._compute += seconds
+            self._started = at
         self._steps += 1
 
-    def add(self, seconds: float) -> None:
+    def computed(self, seconds: float) -> None:
         self._compute += seconds
 
     def timing(self) -> Timing:
-        started = self._submitted if self._started is None else self._started
-        return Timing(
-            max(0, round((started - self._submitted) * 1e6)), round(self._compute * 1e6), self._steps
-        )
+        queued = 0.0 if self._started is None else self._started - self._submitted
+        return Timing(round(queued * 1e6), round(self._compute * 1e6), self._steps)
 
     def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
         """From the engine's thread to the awaiting task, whose loop may be gone by now."""
@@ -120,6 +116,8 @@ class Engine:
             self._inbox.put(None)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        else:
+            self._fail_all()
 
     async def open(self) -> Sequence:
         """A new, empty sequence. Raises EngineClosedError."""
@@ -130,26 +128,30 @@ class Engine:
         return sequence
 
     async def release(self, sequence: Sequence) -> None:
-        """Frees a sequence before the next step. Does not wait: the caller may be on its way out."""
+        """Closes a sequence before the next step; a work on it that nobody cancelled fails with SequenceClosedError.
+
+        Does not wait, so that a caller on its way out can call it.
+        """
         self._sequences.discard(sequence)
         if self._closed:
-            sequence.cache.free()
+            await self.close()
+            sequence.close()
         else:
-            self._inbox.put(sequence.cache.free)
+            self._inbox.put(sequence.close)
 
     async def run(self, work: Work) -> Timing:
         """Carries `work` through. Cancelling takes it out before the next step. Raises what the work raised."""
         job = self._submit(work)
-        async with aclosing(self._items(job)) as items:
-            async for _ in items:
-                pass  # nobody reads the results of a work that is run, not streamed
+        async with aclosing(self._results(job)) as results:
+            async for _ in results:
+                pass
         return job.timing()
 
     async def stream(self, work: Work) -> AsyncGenerator[tuple[Any, Timing]]:
         """As `run`, and yields each result of `receive` with the time spent since the one before."""
         before = Timing()
-        async with aclosing(self._items(self._submit(work))) as items:
-            async for item, timing in items:
+        async with aclosing(self._results(self._submit(work))) as results:
+            async for item, timing in results:
                 yield item, Timing(
                     timing.queue_microseconds - before.queue_microseconds,
                     timing.compute_microseconds - before.compute_microseconds,
@@ -169,24 +171,26 @@ class Engine:
         self._inbox.put(job)
         return job
 
-    async def _items(self, job: _Job) -> AsyncGenerator[tuple[Any, Timing]]:
+    async def _results(self, job: _Job) -> AsyncGenerator[tuple[Any, Timing]]:
         try:
             while (item := await job.items.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
-            job.cancelled = True
+            job.cancelled = True  # where it is not finished
             self._waiting -= 1
 
     # On the engine's thread.
 
     def _loop(self) -> None:
-        with torch.inference_mode():
-            while self._take():
-                self._step()
-        for job in self._jobs:
-            job.send(EngineClosedError("the engine was closed"))
+        try:
+            with torch.inference_mode():
+                while self._take():
+                    self._step()
+        finally:
+            self._closed = True
+            self._fail_all()
 
     def _take(self) -> bool:
         """Takes in what has been submitted, waiting only where there is nothing to do; False at the end."""
@@ -203,33 +207,44 @@ class Engine:
                 message()
 
     def _step(self) -> None:
-        blocks = [(job, block) for job in self._jobs if (block := self._next_block(job)) is not None]
-        self._jobs = [job for job, _ in blocks]
+        blocks, postponed = self._next_blocks()
+        self._jobs = postponed
         if not blocks:
             return
-        started = time.perf_counter()
-        try:
-            logits = self._runner.forward([block for _, block in blocks])
-        except Exception as error:  # whatever went wrong, it is the works' to report, and the thread lives on
-            _log.exception("a forward pass over %d blocks failed", len(blocks))
-            for job, _ in blocks:
-                job.send(error)
-            self._jobs = []
-            return
-        seconds = time.perf_counter() - started
-        self._jobs = [
-            job for (job, _), rows in zip(blocks, logits, strict=True) if self._receive(job, rows, seconds)
+        began = time.perf_counter()
+        for job, _ in blocks:
+            job.step_began(began)
+        outcomes = self._forward([block for _, block in blocks])
+        seconds = time.perf_counter() - began
+        going_on = [
+            job for (job, _), outcome in zip(blocks, outcomes, strict=True) if self._receive(job, outcome, seconds)
         ]
+        self._jobs = going_on + postponed  # the older work of a sequence stays before the younger one
+
+    def _next_blocks(self) -> tuple[list[tuple[_Job, Block]], list[_Job]]:
+        """Jobs with their next blocks, and jobs that wait for an older one on the same sequence."""
+        blocks: list[tuple[_Job, Block]] = []
+        postponed: list[_Job] = []
+        busy: set[Sequence] = set()
+        for job in self._jobs:
+            if job.work.sequence in busy:
+                postponed.append(job)
+            elif (block := self._next_block(job)) is not None:
+                busy.add(job.work.sequence)
+                blocks.append((job, block))
+        return blocks, postponed
 
     def _next_block(self, job: _Job) -> Block | None:
         """The job's next block; None where it is finished, has failed or nobody waits for it."""
         if job.cancelled:
             return None
+        began = time.perf_counter()
         try:
             feed = job.work.next_block()
             if feed is not None:
                 block = Block(job.work.sequence, *feed)
                 self._runner.check(block)
+                job.computed(time.perf_counter() - began)
                 return block
         except Exception as error:
             job.send(error)
@@ -237,24 +252,57 @@ class Engine:
         job.send(None)
         return None
 
-    def _receive(self, job: _Job, logits: Tensor, seconds: float) -> bool:
-        """Hands a step's logits to its work. False where that failed."""
-        job.stepped(seconds)
-        started = time.perf_counter()
+    def _forward(self, blocks: list[Block]) -> Seq[Tensor | Exception]:
+        """Logits of each block, or what it failed with. A pass that fails changed nothing, so where it had several
+        blocks each is tried alone: the one at fault fails, the others go on."""
         try:
-            item = job.work.receive(logits)
+            return self._runner.forward(blocks)
+        except Exception as error:
+            _log.warning("a forward pass over %d blocks failed: %s", len(blocks), error)
+            if len(blocks) == 1:
+                return [error]
+        return [outcome for block in blocks for outcome in self._forward([block])]
+
+    def _receive(self, job: _Job, outcome: Tensor | Exception, seconds: float) -> bool:
+        """Hands a step's logits to its work. False where it is over."""
+        if job.cancelled:
+            return False
+        if isinstance(outcome, Exception):
+            job.send(outcome)
+            return False
+        began = time.perf_counter()
+        try:
+            item = job.work.receive(outcome)
         except Exception as error:
             job.send(error)
             return False
-        job.add(time.perf_counter() - started)
+        job.computed(seconds + time.perf_counter() - began)
         if item is not None:
             job.send((item, job.timing()))
         return True
 
+    def _fail_all(self) -> None:
+        """Ends every work that is left, queued ones included."""
+        while True:
+            for job in self._jobs:
+                job.send(EngineClosedError("the engine was closed"))
+            self._jobs = []
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, _Job):
+                self._jobs = [message]
+            elif message is not None:
+                message()
+
 
 def configure_threads(threads: int | None) -> None:
-    """Bounds torch's CPU threads; None takes one per core that this process may use.
+    """Bounds the CPU threads of this process's models; None leaves torch's choice (OMP_NUM_THREADS, or all cores).
 
-    Waiting threads must not spin where services share cores: `set_passive_waits` before torch is imported.
+    Threads that wait must not spin where services share cores: OMP_WAIT_POLICY=PASSIVE has to be in the environment
+    before torch is imported, since OpenMP reads it once, when it is loaded. Three spinning two-thread processes on
+    two cores take 3 to 10 times as long for a step.
     """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if threads is not None:
+        torch.set_num_threads(threads)

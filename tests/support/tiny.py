@@ -1,0 +1,46 @@
+"""Small random models, real in everything but size: about a hundred thousand parameters, a millisecond a step."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tandem.inference.loaded import LoadedModel
+
+
+def tiny_llama(seed: int = 0, *, vocabulary: int = 64, noise: float = 0.0, context: int = 512) -> LoadedModel:
+    """A random Llama in fp32 whose predictions vary from sure to unsure.
+
+    noise: of Gaussian noise on each weight, as a share of its standard deviation; grades how well a copy drafts for
+    the original of the same seed.
+    """
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=context, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                continue
+            # Wider than the library's start, so that the output is far from uniform.
+            scale = 0.7 if "lm_head" in name or "embed" in name else 0.15
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        other = torch.Generator().manual_seed(seed + 1)
+        for parameter in model.parameters():
+            if noise:
+                parameter.add_(torch.randn(parameter.shape, generator=other) * parameter.std().nan_to_num() * noise)
+    model = model.eval().requires_grad_(False)
+    return LoadedModel(
+        model=model,
+        vocabulary_size=vocabulary,
+        context_length=context,
+        dtype="float32",
+        parameter_count=sum(parameter.numel() for parameter in model.parameters()),
+        end_token_ids=(),
+        device=torch.device("cpu"),
+    )
