@@ -180,7 +180,7 @@ class Upstream:
         """Retries while nothing listens: the services of a host start in any order."""
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_delay(self._timeout),
-            wait=tenacity.wait_exponential_jitter(initial=0.05, max=0.5),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, grpc.aio.AioRpcError)
                 and error.code() is grpc.StatusCode.UNAVAILABLE

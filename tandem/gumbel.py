@@ -8,6 +8,8 @@ in float64 [ours]; the words are those of the scalar `noise.philox`, computed fo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,7 @@ def gumbel_argmax_rows(log_p: Tensor, stream: NoiseStream, position: int) -> Ten
     """Coupled draw of each row: int64 [n]. log_p: [n, V], -infinity outside the support; row i is at position + i."""
     rows, vocabulary_size = log_p.shape
     positions = torch.arange(position, position + rows, device=log_p.device).unsqueeze(1)
-    support = log_p.isfinite()
-    width = int(support.sum(-1).max())
+    width = int(torch.count_nonzero(log_p > -math.inf, dim=-1).max())
     if width * 4 < vocabulary_size:  # a narrow support needs few lanes
         scores, ids = log_p.topk(width, dim=-1)
         words = philox_words(ids // 4, positions, stream, Purpose.COUPLED)
@@ -51,7 +52,7 @@ def gumbel_argmax_rows(log_p: Tensor, stream: NoiseStream, position: int) -> Ten
         return ids.gather(-1, (scores + noise).argmax(-1, keepdim=True)).squeeze(-1)
     lanes = torch.arange((vocabulary_size + 3) // 4, device=log_p.device)
     noise = gumbel(philox_words(lanes, positions, stream, Purpose.COUPLED)).flatten(1)[:, :vocabulary_size]
-    return (log_p + noise).argmax(-1)
+    return noise.add_(log_p).argmax(-1)
 
 
 def gumbel_argmax(log_p: Tensor, stream: NoiseStream, position: int) -> int:

@@ -4,7 +4,7 @@ SC 2011), one separate stream for each purpose.
 A number is a pure function of (seed, choice, position, purpose, attempt), so it does not depend on what was
 drawn before, on other requests or on which replica draws it: a sequence reopened elsewhere goes on identically.
 The key is the seed (low word first); the counter's words are (lane, position, attempt, choice << 8 | purpose).
-Lane 0 holds the scalars of this module; coupled draws use the lanes for tokens (see `tandem.sampling`).
+Lane 0 holds the scalars of this module; coupled draws use the lanes for tokens (see `tandem.gumbel`).
 """
 
 from __future__ import annotations

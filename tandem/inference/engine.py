@@ -15,27 +15,21 @@ from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tandem.inference.runner import Block, ModelRunner, Sequence
+from tandem.inference.work import Job, Timing, Work
+
+__all__ = ["Engine", "EngineClosedError", "EngineLoad", "Timing", "Work", "configure_threads"]
 
 _log = logging.getLogger(__name__)
 
 
 class EngineClosedError(Exception):
     """The engine has been closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of one work: waiting for its first step, then steps that it took part in and what it made of them."""
-
-    queue_microseconds: int = 0
-    compute_microseconds: int = 0
-    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,60 +41,13 @@ class EngineLoad:
     cache_bytes: int
 
 
-class Work(Protocol):
-    """What is to be done with one sequence. Both methods run on the engine's thread."""
-
-    sequence: Sequence
-
-    def next_block(self) -> tuple[Seq[int], int] | None:
-        """Tokens to feed and how many of the last rows of logits are wanted; None when finished."""
-        ...
-
-    def receive(self, logits: Tensor) -> Any:
-        """Takes fp32 logits [rows, V]. What it returns, unless None, is given to `stream`'s reader."""
-        ...
-
-
-class _Job:
-    """A work under way and the task that awaits it."""
-
-    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
-        self.work = work
-        self.cancelled = False
-        self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
-        self._loop = loop
-        self._submitted = time.perf_counter()
-        self._started: float | None = None
-        self._compute = 0.0
-        self._steps = 0
-
-    def step_began(self, at: float) -> None:
-        if self._started is None:
-            self._started = at
-        self._steps += 1
-
-    def computed(self, seconds: float) -> None:
-        self._compute += seconds
-
-    def timing(self) -> Timing:
-        queued = 0.0 if self._started is None else self._started - self._submitted
-        return Timing(round(queued * 1e6), round(self._compute * 1e6), self._steps)
-
-    def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
-        """From the engine's thread to the awaiting task, whose loop may be gone by now."""
-        try:
-            self._loop.call_soon_threadsafe(self.items.put_nowait, item)
-        except RuntimeError:
-            _log.debug("the event loop of a work has been closed")
-
-
 class Engine:
     """Runs works on one model. `start` it, and `await close()` it at the end."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        self._inbox: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: list[_Job] = []
+        self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: list[Job] = []
         self._sequences: set[Sequence] = set()
         self._waiting = 0
         self._closed = False
@@ -163,15 +110,15 @@ class Engine:
         sequences = tuple(self._sequences)
         return EngineLoad(len(sequences), self._waiting, sum(sequence.cache.bytes for sequence in sequences))
 
-    def _submit(self, work: Work) -> _Job:
+    def _submit(self, work: Work) -> Job:
         if self._closed:
             raise EngineClosedError("the engine is closed")
-        job = _Job(work, asyncio.get_running_loop())
+        job = Job(work, asyncio.get_running_loop())
         self._waiting += 1
         self._inbox.put(job)
         return job
 
-    async def _results(self, job: _Job) -> AsyncGenerator[tuple[Any, Timing]]:
+    async def _results(self, job: Job) -> AsyncGenerator[tuple[Any, Timing]]:
         try:
             while (item := await job.items.get()) is not None:
                 if isinstance(item, BaseException):
@@ -201,7 +148,7 @@ class Engine:
                 return True
             if message is None:
                 return False
-            if isinstance(message, _Job):
+            if isinstance(message, Job):
                 self._jobs.append(message)
             else:
                 message()
@@ -221,10 +168,10 @@ class Engine:
         ]
         self._jobs = going_on + postponed  # the older work of a sequence stays before the younger one
 
-    def _next_blocks(self) -> tuple[list[tuple[_Job, Block]], list[_Job]]:
+    def _next_blocks(self) -> tuple[list[tuple[Job, Block]], list[Job]]:
         """Jobs with their next blocks, and jobs that wait for an older one on the same sequence."""
-        blocks: list[tuple[_Job, Block]] = []
-        postponed: list[_Job] = []
+        blocks: list[tuple[Job, Block]] = []
+        postponed: list[Job] = []
         busy: set[Sequence] = set()
         for job in self._jobs:
             if job.work.sequence in busy:
@@ -234,7 +181,7 @@ class Engine:
                 blocks.append((job, block))
         return blocks, postponed
 
-    def _next_block(self, job: _Job) -> Block | None:
+    def _next_block(self, job: Job) -> Block | None:
         """The job's next block; None where it is finished, has failed or nobody waits for it."""
         if job.cancelled:
             return None
@@ -263,7 +210,7 @@ class Engine:
                 return [error]
         return [outcome for block in blocks for outcome in self._forward([block])]
 
-    def _receive(self, job: _Job, outcome: Tensor | Exception, seconds: float) -> bool:
+    def _receive(self, job: Job, outcome: Tensor | Exception, seconds: float) -> bool:
         """Hands a step's logits to its work. False where it is over."""
         if job.cancelled:
             return False
@@ -291,7 +238,7 @@ class Engine:
                 message = self._inbox.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(message, _Job):
+            if isinstance(message, Job):
                 self._jobs = [message]
             elif message is not None:
                 message()

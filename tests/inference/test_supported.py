@@ -63,7 +63,9 @@ def test_an_encoder_decoder_is_refused() -> None:
         check_supported(model)
 
 
-@pytest.mark.parametrize("facts", [{"num_kv_shared_layers": 1}, {"layer_types": ["full_attention", "chunked_attention"]}])
+@pytest.mark.parametrize(
+    "facts", [{"num_kv_shared_layers": 1}, {"layer_types": ["full_attention", "chunked_attention"]}]
+)
 def test_layers_that_a_cache_of_its_own_cannot_serve_are_refused(facts: dict[str, object]) -> None:
     model = LlamaForCausalLM(LlamaConfig(**_SMALL))
     vars(model.config).update(facts)

@@ -1,0 +1,72 @@
+"""What an engine works on, and how it tells the task that awaits it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from tandem.inference.runner import Sequence
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one work: waiting for its first step, then steps that it took part in and what it made of them."""
+
+    queue_microseconds: int = 0
+    compute_microseconds: int = 0
+    steps: int = 0
+
+
+class Work(Protocol):
+    """What is to be done with one sequence. Both methods run on the engine's thread."""
+
+    sequence: Sequence
+
+    def next_block(self) -> tuple[Seq[int], int] | None:
+        """Tokens to feed and how many of the last rows of logits are wanted; None when finished."""
+        ...
+
+    def receive(self, logits: Tensor) -> Any:
+        """Takes fp32 logits [rows, V]. What it returns, unless None, is given to `stream`'s reader."""
+        ...
+
+
+class Job:
+    """A work under way and the task that awaits it."""
+
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.cancelled = False
+        self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
+        self._loop = loop
+        self._submitted = time.perf_counter()
+        self._started: float | None = None
+        self._compute = 0.0
+        self._steps = 0
+
+    def step_began(self, at: float) -> None:
+        if self._started is None:
+            self._started = at
+        self._steps += 1
+
+    def computed(self, seconds: float) -> None:
+        self._compute += seconds
+
+    def timing(self) -> Timing:
+        queued = 0.0 if self._started is None else self._started - self._submitted
+        return Timing(round(queued * 1e6), round(self._compute * 1e6), self._steps)
+
+    def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
+        """From the engine's thread to the awaiting task, whose loop may be gone by now."""
+        try:
+            self._loop.call_soon_threadsafe(self.items.put_nowait, item)
+        except RuntimeError:
+            _log.debug("the event loop of a work has been closed")

@@ -1,0 +1,109 @@
+"""The three services in one process, over real grpc.aio servers on free ports, with any models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from draft_service.drafters.base import Drafter
+from draft_service.drafters.model import ModelDrafter
+from draft_service.server import DraftServicer
+from orchestrator.server import CompletionServicer
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.upstream import Upstream
+from tandem.inference.engine import Engine
+from tandem.inference.loaded import LoadedModel
+from tandem.inference.runner import ModelRunner
+from tandem.inference.serving import ServedModel
+from tandem.policies import policy_from_names
+from tandem.rpc.server import Server
+from tandem.tokenization import Tokenizer
+from tandem.v1 import completion_pb2, completion_pb2_grpc, draft_pb2_grpc, policy_pb2, target_pb2_grpc
+from tandem.wire import model_info
+from target_service.server import TargetServicer
+
+OFF = policy_pb2.SpeculationPolicy(off=True)
+
+
+@dataclass(slots=True)
+class Trio:
+    """Running services; `stub` calls the orchestrator."""
+
+    stub: completion_pb2_grpc.CompletionServiceStub
+    target: Server
+    draft: Server | None
+    target_engine: Engine
+    draft_engine: Engine | None
+    orchestrator: Server
+
+    async def complete(
+        self, prompt: list[int], *, policy: policy_pb2.SpeculationPolicy = OFF, timeout: float = 60.0, **fields: object
+    ) -> completion_pb2.CompleteOnceResponse:
+        """One completion of token ids. fields: of CompleteRequest; `sampling` may be a dict."""
+        request = completion_pb2.CompleteRequest(
+            tokens=completion_pb2.TokenIds(ids=prompt), speculation=policy, **fields
+        )
+        return await self.stub.CompleteOnce(completion_pb2.CompleteOnceRequest(completion=request), timeout=timeout)
+
+
+def serve_model(loaded: LoadedModel, fingerprint: str, name: str = "tiny") -> ServedModel:
+    """An engine for a model that was made, not loaded."""
+    return ServedModel(Engine(ModelRunner(loaded)), loaded, name, "", fingerprint)
+
+
+@asynccontextmanager
+async def trio(
+    target: LoadedModel,
+    draft: LoadedModel | Drafter | None,
+    tokenizer: Tokenizer,
+    *,
+    draft_fingerprint: str | None = None,
+    **settings: object,
+) -> AsyncGenerator[Trio]:
+    """Starts all that is needed and stops it. settings: of the orchestrator."""
+    async with AsyncExitStack() as stack:
+        served = serve_model(target, tokenizer.fingerprint)
+        served.engine.start()
+        stack.push_async_callback(served.engine.close)
+        target_server = Server()
+        target_server.add(
+            target_pb2_grpc.add_TargetServiceServicer_to_server,
+            TargetServicer(served.engine, model_info(served)),
+            "tandem.v1.TargetService",
+        )
+        await stack.enter_async_context(target_server)
+        draft_server, draft_engine = None, None
+        if draft is not None:
+            if isinstance(draft, LoadedModel):
+                drafting = serve_model(draft, draft_fingerprint or tokenizer.fingerprint, "tiny-draft")
+                draft_engine = drafting.engine
+                draft = ModelDrafter(drafting.engine, model_info(drafting))
+            await draft.start()
+            stack.push_async_callback(draft.close)
+            draft_server = Server()
+            draft_server.add(
+                draft_pb2_grpc.add_DraftServiceServicer_to_server, DraftServicer(draft), "tandem.v1.DraftService"
+            )
+            await stack.enter_async_context(draft_server)
+        configured = OrchestratorSettings(
+            target=target_server.address, draft=draft_server.address if draft_server else None, **settings
+        )
+        upstream = Upstream(configured.target, configured.draft, connect_timeout_seconds=2.0)
+        stack.push_async_callback(upstream.close)
+        orchestrator = Server()
+        orchestrator.add(
+            completion_pb2_grpc.add_CompletionServiceServicer_to_server,
+            CompletionServicer(tokenizer, upstream, configured),
+            "tandem.v1.CompletionService",
+        )
+        await stack.enter_async_context(orchestrator)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(orchestrator.address))
+        stub = completion_pb2_grpc.CompletionServiceStub(channel)
+        yield Trio(stub, target_server, draft_server, served.engine, draft_engine, orchestrator)
+
+
+def policy(stop: str = "fixed", accept: str = "exact", **options: float | None) -> policy_pb2.SpeculationPolicy:
+    return policy_from_names(stop, accept, **options)
