@@ -108,25 +108,39 @@ class IncrementalDecoder:
     def push(self, token_ids: Iterable[int]) -> str:
         """Text that these tokens complete."""
         self._pending.extend(token_ids)
-        text = self._text()
-        if text.endswith("\ufffd"):  # the beginning of a character, most likely; four bytes settle it
-            if len(self._pending) < _LONGEST_CHARACTER:
-                return ""
-        self._context, self._pending = self._pending, []
-        return text
+        text = self._text(self._context, self._pending)
+        if not text.endswith("\ufffd"):
+            self._context, self._pending = self._pending, []
+            return text
+        # The beginning of a character, most likely.
+        return "" if len(self._pending) < _LONGEST_CHARACTER else self._settled(text)
 
     def flush(self) -> str:
         """The rest at the end; bytes that never became a character appear as U+FFFD."""
-        text = self._text()
+        text = self._text(self._context, self._pending)
         self._context, self._pending = self._pending or self._context, []
         return text
 
-    def _text(self) -> str:
-        before = self._tokenizer.decode(self._context)
-        return self._tokenizer.decode(self._context + self._pending)[len(before) :]
+    def _settled(self, text: str) -> str:
+        """What no later token can change of the pending `text`: bytes that are no characters go on and on.
+
+        Cut in the middle of a character, both parts show one U+FFFD more than the whole.
+        """
+        for cut in range(len(self._pending) - 1, 0, -1):
+            first, rest = self._pending[:cut], self._pending[cut:]
+            settled = self._text(self._context, first)
+            if settled + self._tokenizer.decode(rest) == text:
+                self._context, self._pending = first, rest
+                return settled
+        self._context, self._pending = self._pending, []
+        return text
+
+    def _text(self, context: list[int], token_ids: list[int]) -> str:
+        before = self._tokenizer.decode(context)
+        return self._tokenizer.decode(context + token_ids)[len(before) :]
 
 
-# Tokens after which an incomplete character cannot become one any more: a character has at most four bytes.
+# Tokens that may be pending before it is asked what they can still become: a character has at most four bytes.
 _LONGEST_CHARACTER = 8
 
 

@@ -133,7 +133,11 @@ CRITICAL = 60.5
 
 
 def _pair_law(seed: int, prompt: list[int], params: SamplingParams) -> torch.Tensor:
-    """Exact joint law [V, V] of the second and third generated token given the first is drawn too (marginalised)."""
+    """Exact joint law [V, V] of the second and third generated token, the first summed over.
+
+    The second is the first candidate of the first block; the third is its second candidate, its bonus or follows a
+    correction: the pair lies across all borders that a round has.
+    """
     runner = ModelRunner(tiny_llama(seed, vocabulary=4))
     chain = SamplingChain(params, 4)
 
@@ -142,11 +146,9 @@ def _pair_law(seed: int, prompt: list[int], params: SamplingParams) -> torch.Ten
         return chain.log_probs(logits, History(tokens))[0].double().exp()
 
     joint = torch.zeros(4, 4, dtype=torch.float64)
-    first = law(prompt)
-    for one in range(4):
-        second = law([*prompt, one])
-        for two in range(4):
-            joint[one, two] = first[one] * second[two]
+    for first, second in itertools.product(range(4), repeat=2):
+        reached = law(prompt)[first] * law([*prompt, first])[second]
+        joint[second] += reached * law([*prompt, first, second])
     return joint
 
 
@@ -171,9 +173,9 @@ async def test_lossless_in_distribution_over_grpc(stop: str, accept: str, sampli
             nonlocal drafted
             for seed in seeds:
                 answer = await services.complete(
-                    prompt, policy=policy(stop, accept), max_tokens=3, sampling={**sampling, "seed": seed}
+                    prompt, policy=policy(stop, accept), max_tokens=4, sampling={**sampling, "seed": seed}
                 )
-                counts[answer.token_ids[0], answer.token_ids[1]] += 1
+                counts[answer.token_ids[1], answer.token_ids[2]] += 1
                 drafted += answer.finish.speculation.drafted_tokens
 
         share = SAMPLES // 8

@@ -19,6 +19,7 @@ from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import ModelRunner
 from tandem.inference.serving import ServedModel
 from tandem.policies import policy_from_names
+from tandem.rpc.errors import TandemError
 from tandem.rpc.server import Server
 from tandem.tokenization import Tokenizer
 from tandem.v1 import completion_pb2, completion_pb2_grpc, draft_pb2_grpc, policy_pb2, target_pb2_grpc
@@ -43,10 +44,21 @@ class Trio:
         self, prompt: list[int], *, policy: policy_pb2.SpeculationPolicy = OFF, timeout: float = 60.0, **fields: object
     ) -> completion_pb2.CompleteOnceResponse:
         """One completion of token ids. fields: of CompleteRequest; `sampling` may be a dict."""
-        request = completion_pb2.CompleteRequest(
-            tokens=completion_pb2.TokenIds(ids=prompt), speculation=policy, **fields
-        )
+        request = make_request(prompt, speculation=policy, **fields)
         return await self.stub.CompleteOnce(completion_pb2.CompleteOnceRequest(completion=request), timeout=timeout)
+
+    async def refusal(self, request: completion_pb2.CompleteRequest) -> TandemError:
+        """The error with which the stream of `request` ends; fails where it ends well."""
+        try:
+            async for _ in self.stub.Complete(request, timeout=60.0):
+                pass
+        except grpc.aio.AioRpcError as error:
+            return TandemError.from_rpc_error(error)
+        raise AssertionError("the request was not refused")
+
+
+def make_request(prompt: list[int], **fields: object) -> completion_pb2.CompleteRequest:
+    return completion_pb2.CompleteRequest(tokens=completion_pb2.TokenIds(ids=prompt), **fields)
 
 
 def serve_model(loaded: LoadedModel, fingerprint: str, name: str = "tiny") -> ServedModel:
