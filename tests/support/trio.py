@@ -101,9 +101,13 @@ async def trio(
             )
             await stack.enter_async_context(draft_server)
         configured = OrchestratorSettings(
-            target=target_server.address, draft=draft_server.address if draft_server else None, **settings
+            target=target_server.address,
+            draft=draft_server.address if draft_server else None,
+            **{"connect_timeout_seconds": 2.0, **settings},
         )
-        upstream = Upstream(configured.target, configured.draft, connect_timeout_seconds=2.0)
+        upstream = Upstream(
+            configured.target, configured.draft, connect_timeout_seconds=configured.connect_timeout_seconds
+        )
         stack.push_async_callback(upstream.close)
         orchestrator = Server()
         orchestrator.add(

@@ -1,0 +1,158 @@
+"""Faults and leave-taking: a lost draft loses no token, a lost target is said, leaving frees memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import pytest
+
+from draft_service.drafters.base import Candidates, SequenceSpec
+from draft_service.drafters.prompt_lookup import PromptLookupDrafter
+from tandem.v1 import completion_pb2, draft_pb2, model_pb2
+from tests.support.tiny import tiny_llama
+from tests.support.tokens import byte_tokenizer
+from tests.support.trio import OFF, Trio, make_request, policy, trio
+
+TOKENIZER = byte_tokenizer(64)
+LENGTH = 200
+
+
+async def _until_idle(services: Trio) -> None:
+    """Waits until no engine holds a sequence; fails by the deadline."""
+    engines = [services.target_engine] + ([services.draft_engine] if services.draft_engine else [])
+    async with asyncio.timeout(20):
+        while any(engine.load().sequences for engine in engines):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("accept", ["exact", "coupled"])
+async def test_killing_the_draft_never_loses_a_token(accept: str) -> None:
+    sampling = {"temperature": 0.0 if accept == "exact" else 1.0, "seed": 3}
+    async with trio(tiny_llama(1), tiny_llama(1, noise=0.02), TOKENIZER) as services:
+        alone = await services.complete([1, 2], max_tokens=LENGTH, sampling=sampling)
+        request = make_request(
+            [1, 2], speculation=policy("fixed", accept), max_tokens=LENGTH, sampling=sampling, audit=True
+        )
+        tokens, killed_at, finish = [], 0, None
+        async for response in services.stub.Complete(request):
+            tokens += response.tokens
+            if not killed_at and len(tokens) > 20:
+                killed_at = len(tokens)
+                assert services.draft is not None
+                services.draft.grace_seconds = 0
+                await services.draft.drain()
+            finish = response.finish
+        assert [token.token_id for token in tokens] == list(alone.token_ids)
+        assert finish is not None and finish.speculation.draft_failures == 1
+        assert finish.speculation.accepted_tokens > 5
+        assert tokens[-1].source == completion_pb2.TOKEN_SOURCE_TARGET
+        # And the next request, for which there is no draft from the beginning.
+        later = await services.complete([1, 2], policy=policy("fixed", accept), max_tokens=LENGTH, sampling=sampling)
+        assert later.token_ids == alone.token_ids and later.finish.speculation.draft_failures == 1
+        await _until_idle(services)
+
+
+async def test_a_lost_target_is_said_with_its_reason_and_a_time_to_retry() -> None:
+    async with trio(tiny_llama(1), tiny_llama(1), TOKENIZER, connect_timeout_seconds=0.5) as services:
+        received, error = 0, None
+        try:
+            async for response in services.stub.Complete(make_request([1], max_tokens=LENGTH)):
+                received += len(response.token_ids)
+                services.target.grace_seconds = 0
+                await services.target.drain()
+        except grpc.aio.AioRpcError as caught:
+            error = caught
+        assert received and error is not None and error.code() is grpc.StatusCode.UNAVAILABLE
+        refused = await services.refusal(make_request([1], max_tokens=3))
+        assert (refused.reason, refused.code) == ("TARGET_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+        assert refused.retry_after is not None and refused.retry_after > 0
+
+
+@pytest.mark.parametrize("policy_name", ["off", "fixed", "adasd"])
+async def test_a_caller_that_leaves_frees_what_it_held(policy_name: str) -> None:
+    chosen = OFF if policy_name == "off" else policy(policy_name)
+    async with trio(tiny_llama(1, context=4096), tiny_llama(1, context=4096), TOKENIZER) as services:
+        for leave_after in (0, 1, 3):
+            call = services.stub.Complete(make_request([1, 2], speculation=chosen, max_tokens=4000))
+            for _ in range(leave_after):
+                await call.read()
+            call.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await services.complete([1, 2], policy=chosen, max_tokens=4000, timeout=0.3)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await _until_idle(services)
+        assert services.target_engine.load().cache_bytes == 0
+        assert len((await services.complete([1, 2], policy=chosen, max_tokens=5)).token_ids) == 5
+
+
+class _Unruly(PromptLookupDrafter):
+    """A drafter whose blocks are whatever `blocks` says, one after another; None never answers."""
+
+    def __init__(self, *blocks: Candidates | None) -> None:
+        super().__init__()
+        self._blocks = list(blocks)
+
+    async def open(self, spec: SequenceSpec) -> _Unruly:
+        return self
+
+    async def draft(
+        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+    ) -> Candidates:
+        block = self._blocks.pop(0)
+        if block is None:
+            await asyncio.Event().wait()
+        assert block is not None
+        return block
+
+    @property
+    def info(self) -> model_pb2.ModelInfo:
+        return model_pb2.ModelInfo(model_id="unruly")
+
+    @info.setter
+    def info(self, value: model_pb2.ModelInfo) -> None:
+        """The base class sets its own."""
+
+
+def _candidates(*token_ids: int, entropies: int | None = None) -> Candidates:
+    size = len(token_ids)
+    return Candidates(
+        token_ids=list(token_ids),
+        log_probabilities=[-1.0] * size,
+        entropies=[0.5] * (size if entropies is None else entropies),
+    )
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(None, id="never answers"),
+        pytest.param(_candidates(1, 2, 3, 4, 5, 6), id="more than asked for"),
+        pytest.param(_candidates(1, 64), id="outside the vocabulary"),
+        pytest.param(_candidates(1, 2, entropies=1), id="columns of different lengths"),
+    ],
+)
+async def test_a_draft_that_misbehaves_is_given_up_and_no_token_is_lost(block: Candidates | None) -> None:
+    drafter = _Unruly(_candidates(7, 8, 9), _candidates(), block)
+    async with trio(tiny_llama(1), drafter, TOKENIZER, draft_timeout_seconds=0.3) as services:
+        alone = await services.complete([1, 2], max_tokens=20)
+        found = await services.complete([1, 2], policy=policy("fixed"), max_tokens=20)
+        assert found.token_ids == alone.token_ids
+        assert found.finish.speculation.draft_failures == 1
+        assert found.finish.speculation.drafted_tokens == 3
+        await _until_idle(services)
+
+
+async def test_services_may_come_up_in_any_order() -> None:
+    """A request that comes before the target waits for it."""
+    async with trio(tiny_llama(1), None, TOKENIZER, connect_timeout_seconds=10.0) as services:
+        port = services.target.port
+        services.target.grace_seconds = 0
+        await services.target.drain()
+        answer = asyncio.ensure_future(services.complete([1], max_tokens=3))
+        await asyncio.sleep(0.3)
+        assert not answer.done()
+        services.target.port = port
+        await services.target.start()
+        assert len((await answer).token_ids) == 3
