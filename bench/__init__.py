@@ -1,0 +1,1 @@
+"""Benches: figures about Tandem that anyone can measure again. `python -m bench --help`."""

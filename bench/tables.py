@@ -1,0 +1,68 @@
+"""Results as tables."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from rich.box import MARKDOWN
+from rich.table import Table
+
+from bench.decode import ALONE, Sums
+
+_RESAMPLES = 2000
+
+
+def policy_table(results: Mapping[str, Sums]) -> Table:
+    """Acceptance of each policy, and its speed against the target alone with a 95 % bootstrap interval."""
+    table = _table(
+        "policy", "mean acceptance length", "acceptance rate", "drafted", "let through",
+        "tokens/s", "speed / target alone",
+    )  # fmt: skip
+    for name, sums in results.items():
+        speculates = name != ALONE
+        low, middle, high = _ratio(sums.speeds, results[ALONE].speeds)
+        table.add_row(
+            name,
+            f"{sums.acceptance_length:.2f}",
+            f"{sums.acceptance_rate:.1%}" if speculates else "",
+            str(sums.drafted) if speculates else "",
+            str(sums.lossy_tokens) if speculates else "",
+            f"{_geometric_mean(sums.speeds):.1f}",
+            f"{middle:.2f} ({low:.2f} to {high:.2f})" if speculates else "1",
+        )
+    return table
+
+
+def round_table(results: Mapping[str, Sums]) -> Table:
+    """Where the time of a round goes (of a token, for the target alone)."""
+    table = _table("policy", "draft compute, ms", "target compute, ms", "everything else, ms (median)")
+    for name, sums in results.items():
+        table.add_row(
+            name,
+            f"{sums.draft_milliseconds:.1f}",
+            f"{sums.target_milliseconds:.1f}",
+            f"{sums.other_milliseconds:.2f}",
+        )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=MARKDOWN)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of the paired ratios between the 2.5 and 97.5 % points of its bootstrap distribution."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    choices = random.Random(0)
+    means = sorted(_geometric_mean(choices.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES))
+    edge = round(_RESAMPLES * 0.025)
+    return means[edge], _geometric_mean(ratios), means[-edge - 1]
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(math.log(value) for value in values) / len(values))
