@@ -18,7 +18,7 @@ class CommittedToken:
     """One token of the completion and what is known of it; the fields of TokenAccount but its text."""
 
     token_id: int
-    source: TokenSource
+    source: TokenSource.ValueType
     round: int
     target_log_probability: float
     target_entropy: float
@@ -148,7 +148,7 @@ def candidate_token(
     verified: target_pb2.VerifiedBlock,
     index: int,
     *,
-    source: TokenSource,
+    source: TokenSource.ValueType,
     distance: float | None,
 ) -> CommittedToken:
     """The account of a kept candidate."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from orchestrator.acceptance import Bracket, Judgement, Position, Source, Verification
 from orchestrator.account import Account, CommittedToken, RoundClock, TokenSource, candidate_token, next_token
@@ -88,7 +89,7 @@ class Decoder:
     async def _open(self) -> None:
         """Opens both streams at once; neither answer is waited for."""
         rule = self._verification()
-        common = {
+        common: dict[str, Any] = {
             "request_id": self._plan.request_id,
             "prompt_token_ids": self._plan.prompt,
             "sampling": self._plan.sampling,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import ExitStack
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 import tenacity
@@ -15,10 +15,9 @@ from tandem.rpc.errors import TandemError
 from tandem.v1 import draft_pb2, draft_pb2_grpc, model_pb2, target_pb2, target_pb2_grpc
 
 RequestT = TypeVar("RequestT")
-ResponseT = TypeVar("ResponseT")
 
 
-class _Stream(Generic[RequestT, ResponseT]):
+class _Stream(Generic[RequestT]):
     """One bidirectional stream that answers every message in order.
 
     Errors of the stream surface as TandemError; `unavailable` is the reason of a connection refused or lost.
@@ -44,7 +43,8 @@ class _Stream(Generic[RequestT, ResponseT]):
         except asyncio.InvalidStateError:  # the stream has ended: reading tells why
             await self._read("nothing")
 
-    async def _read(self, kind: str) -> ResponseT:
+    async def _read(self, kind: str) -> Any:
+        """The next answer, which must be of `kind`."""
         assert self._call is not None
         try:
             response = await self._call.read()
@@ -70,7 +70,7 @@ class _Stream(Generic[RequestT, ResponseT]):
         self._lease.close()
 
 
-class DraftStream(_Stream[draft_pb2.DraftRequest, draft_pb2.DraftResponse]):
+class DraftStream(_Stream[draft_pb2.DraftRequest]):
     """One sequence in a draft service."""
 
     unavailable = "DRAFT_UNAVAILABLE"
@@ -93,7 +93,7 @@ class DraftStream(_Stream[draft_pb2.DraftRequest, draft_pb2.DraftResponse]):
         return await self._read("rows")
 
 
-class TargetStream(_Stream[target_pb2.VerifyRequest, target_pb2.VerifyResponse]):
+class TargetStream(_Stream[target_pb2.VerifyRequest]):
     """One sequence in a target service."""
 
     unavailable = "TARGET_UNAVAILABLE"

@@ -21,7 +21,7 @@ class SequenceSpec:
 
     prompt: tuple[int, ...]
     sampling: SamplingParams
-    verification: sampling_pb2.VerificationRule
+    verification: sampling_pb2.VerificationRule.ValueType
     noise: NoiseStream
     stop_token_ids: frozenset[int]
     max_entries: int
@@ -36,7 +36,7 @@ class Candidates:
     log_probabilities: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     rows: list[CompressedRow] = field(default_factory=list)
-    stop: draft_pb2.DraftStop = draft_pb2.DRAFT_STOP_MAX_TOKENS
+    stop: draft_pb2.DraftStop.ValueType = draft_pb2.DRAFT_STOP_MAX_TOKENS
     timing: block_pb2.Timing = field(default_factory=block_pb2.Timing)
 
 
@@ -76,7 +76,7 @@ class Drafter(Protocol):
 
 def limit_after(
     limits: draft_pb2.DraftLimits, drafted: int, entropy: float, probability: float, joint: float
-) -> draft_pb2.DraftStop | None:
+) -> draft_pb2.DraftStop.ValueType | None:
     """Which limit ends the block after a candidate was drawn, if any; `max_tokens` is not looked at.
 
     drafted: candidates so far, the last one included. probability: q(x) of the last; joint: product over the block.

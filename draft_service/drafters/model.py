@@ -131,10 +131,10 @@ class _Drafting:
         if not self._started:
             self._started = True
             self.sequence.truncate(min(self.sequence.length, self._cached))
-            self._feed = self._tokens[self.sequence.length :]
+            missing = self._tokens[self.sequence.length :]
             if self._limits.max_tokens == 0:  # only takes the prefix in; its last token waits for the next round
-                feed, self._feed = self._feed[:-1], None
-                return (feed, 0) if feed else None
+                return (missing[:-1], 0) if len(missing) > 1 else None
+            self._feed = missing
         feed, self._feed = self._feed, None
         return None if feed is None else (feed, 1)
 
@@ -165,7 +165,9 @@ class _Drafting:
         else:
             block.stop = stop
 
-    def _stop_after(self, token: int, h: float, log_probability: float, position: int) -> draft_pb2.DraftStop | None:
+    def _stop_after(
+        self, token: int, h: float, log_probability: float, position: int
+    ) -> draft_pb2.DraftStop.ValueType | None:
         drafted = len(self.block.token_ids)
         if token in self._owner._spec.stop_token_ids:
             return draft_pb2.DRAFT_STOP_END_TOKEN
@@ -183,13 +185,13 @@ class _Drafting:
         spec = self._owner._spec
         if spec.verification in _SAMPLED_RULES:
             # Drawn from exactly the numbers that are sent, so the test at the target stays exact.
-            row = truncate_law(log_p, spec.max_entries)
-            token_ids, q = law(row)
+            drawn_from = truncate_law(log_p, spec.max_entries)
+            token_ids, q = law(drawn_from)
             u = spec.noise.uniform(Purpose.DRAFT, position, self._round)
             index = draw(q, u)
             log_q = q.log()
             h = float(-torch.where(q > 0, q * log_q, q).sum())
-            return int(token_ids[index]), float(log_q[index]), h, row
+            return int(token_ids[index]), float(log_q[index]), h, drawn_from
         if spec.verification == sampling_pb2.VERIFICATION_RULE_COUPLED:
             token = gumbel_argmax(log_p, spec.noise, position)
         else:

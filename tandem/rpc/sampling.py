@@ -53,7 +53,7 @@ def check_token_ids(ids, *, path: str, vocabulary_size: int) -> None:
         )
 
 
-def check_rule(rule: sampling_pb2.VerificationRule, *, is_greedy: bool) -> None:
+def check_rule(rule: sampling_pb2.VerificationRule.ValueType, *, is_greedy: bool) -> None:
     """Raises TandemError INVALID_FIELD where the rule of `open.verification` does not go with the temperature."""
     if rule not in sampling_pb2.VerificationRule.values() or rule == sampling_pb2.VERIFICATION_RULE_UNSPECIFIED:
         raise TandemError.invalid_field("open.verification", "must be one of greedy, ratio, block, coupled")
