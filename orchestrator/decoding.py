@@ -129,11 +129,14 @@ class Decoder:
         """The target's first token needs no draft; then rounds for as long as there is one."""
         if self._draft is not None:
             self._round += 1
-            yield await self._verify(block_pb2.Block(position=self._position), RoundClock())
-        while self._draft is not None:
+            committed = await self._verify(block_pb2.Block(position=self._position), RoundClock())
             clock = RoundClock()
+            yield committed
+        while self._draft is not None:
             block = await self._draft_block(clock)
-            yield await self._verify(block, clock)
+            committed = await self._verify(block, clock)
+            clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
+            yield committed
         async with aclosing(self._alone()) as alone:
             async for committed in alone:
                 yield committed
@@ -239,14 +242,13 @@ class Decoder:
         return positions, judgement
 
     def _positions(self, block: block_pb2.Block, verified: target_pb2.VerifiedBlock) -> list[Position]:
-        start, attempt = block.position, self._round
         measured = bool(verified.distances_lower)
         return [
             Position(
                 token=token,
                 acceptance=verified.acceptance_probabilities[index],
-                u=self._noise.uniform(Purpose.ACCEPT, start + index, attempt),
-                v=self._noise.uniform(Purpose.KDE, start + index, attempt),
+                u=self._uniform(Purpose.ACCEPT, block.position + index, verified.acceptance_probabilities[index]),
+                v=self._uniform(Purpose.KDE, block.position + index) if measured else 0.0,
                 correction=verified.correction_token_ids[index],
                 target_token=verified.target_token_ids[index],
                 in_support=verified.in_support[index],
@@ -258,6 +260,10 @@ class Decoder:
             )
             for index, token in enumerate(block.token_ids)
         ]
+
+    def _uniform(self, purpose: Purpose, position: int, probability: float = 0.5) -> float:
+        """Decides an event of `probability`; drawn only where there is something to decide (it takes its time)."""
+        return self._noise.uniform(purpose, position, self._round) if 0 < probability < 1 else 0.0
 
     async def _resolve(
         self, positions: list[Position], indices: tuple[int, ...], clock: RoundClock
@@ -318,8 +324,8 @@ class Decoder:
                 target_entropy=token.entropy,
             )
             self._account.round_ended(clock)
-            yield [committed]
             clock = RoundClock()
+            yield [committed]
 
 
 def _middle(distance: Bracket | None) -> float | None:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 
 from orchestrator.account import Account, CommittedToken
+from orchestrator.ahead import ahead
 from orchestrator.decoding import Decoder
 from orchestrator.request import Plan, plan
 from orchestrator.settings import OrchestratorSettings
@@ -17,6 +18,9 @@ from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair
 from tandem.tokenization import IncrementalDecoder, Tokenizer
 from tandem.v1 import completion_pb2, completion_pb2_grpc, model_pb2
+
+#: Rounds that may wait for a slow caller; then decoding waits too.
+_ROUNDS_AHEAD = 4
 
 
 class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
@@ -30,7 +34,8 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
     async def Complete(
         self, request: completion_pb2.CompleteRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
-        async with aclosing(self._complete(request)) as responses:
+        # The next round must not wait for the caller to be told of the last one.
+        async with aclosing(ahead(self._complete(request), _ROUNDS_AHEAD)) as responses:
             async for response in responses:
                 yield response
 

@@ -51,6 +51,8 @@ class ChannelPool:
     """`size` connections to one endpoint; each stream gets the one with the fewest.
 
     One HTTP/2 connection would let one large message, or the peer's limit on streams, hold up all others.
+    A connection that failed is tried again after a pause, and refuses calls until then: it comes last, so that a
+    service that is back is served by those that have found it.
     Belongs to one event loop.
     """
 
@@ -81,9 +83,12 @@ class ChannelPool:
         # Ties go round, so that short calls one after another use all connections.
         size = len(self._channels)
         order = [(self._next + step) % size for step in range(size)]
-        index = min(order, key=self._streams.__getitem__)
+        index = min(order, key=lambda index: (self._has_failed(index), self._streams[index]))
         self._next = (index + 1) % size
         return index
+
+    def _has_failed(self, index: int) -> bool:
+        return self._channels[index].get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     async def close(self, grace: float | None = None) -> None:
         """Closes all connections. grace: seconds that open calls may go on; None ends them at once."""

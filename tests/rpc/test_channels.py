@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import grpc
 import pytest
 
 from tandem.rpc.channels import ChannelPool, check_endpoint, connect
@@ -51,6 +52,16 @@ async def test_the_channel_with_the_fewest_streams_is_next() -> None:
         with pool.lease() as fourth:
             assert {third, fourth} == {first, second}
     assert pool.streams == 0
+    await pool.close()
+
+
+async def test_a_connection_that_failed_comes_last() -> None:
+    pool = ChannelPool("127.0.0.1:1", size=2)  # nobody listens there
+    with pool.lease() as failed, pytest.raises(grpc.aio.AioRpcError):
+        await target_pb2_grpc.TargetServiceStub(failed).GetTargetModel(GetTargetModelRequest())
+    for _ in range(3):
+        with pool.lease() as chosen:
+            assert chosen is not failed
     await pool.close()
 
 
