@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import tokenizers
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -30,6 +31,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._special = dict(special)
         self._template = _environment().from_string(template) if template is not None else None
+        self._skipped = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self.end_token_ids = frozenset(ends)
 
     @classmethod
@@ -40,11 +42,10 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception, for a missing file as for a broken one
             raise TokenizationError(f"{path} has no tokenizer.json that can be used: {error}") from error
         config = _read_json(path / "tokenizer_config.json")
-        template_file = path / "chat_template.jinja"
-        template = template_file.read_text() if template_file.is_file() else config.get("chat_template")
+        template = _read_template(path / "chat_template.jinja") or config.get("chat_template")
         if isinstance(template, list):  # several, by name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        names = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
         special = {name: _content(config[name]) for name in names if config.get(name)}
         try:
             return cls(tokenizer, template=template, special=special, ends=_ends(path, tokenizer, special))
@@ -64,8 +65,11 @@ class Tokenizer:
         vocabulary = sorted(self._tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
         content = [
             vocabulary,
+            # None, false and "" are the same here: which one is stored depends on the library's release.
+            {name: model.get(name) or None for name in _MODEL_FACTS},
+            [entry[1] for entry in model["vocab"]] if model["type"] == "Unigram" else [],
             [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges") or ()],
-            [(token["id"], token["content"], token["special"]) for token in parts["added_tokens"]],
+            [sorted(token.items()) for token in parts["added_tokens"]],
             parts["normalizer"],
             parts["pre_tokenizer"],
         ]
@@ -84,10 +88,16 @@ class Tokenizer:
         if self._template is None:
             raise TokenizationError("the model has no chat template; send text or tokens")
         try:
-            text = self._template.render(messages=list(messages), add_generation_prompt=True, **self._special)
-        except (TemplateError, TypeError) as error:
+            text = self._template.render(
+                messages=list(messages), tools=None, documents=None, add_generation_prompt=True, **self._special
+            )
+        except Exception as error:  # a template is a program
             raise TokenizationError(f"the chat template refuses the conversation: {error}") from error
         return self.encode(text)
+
+    def is_shown(self, token_id: int) -> bool:
+        """Whether the token may be part of the text: it is in the vocabulary and is not special."""
+        return token_id not in self._skipped and self._tokenizer.id_to_token(token_id) is not None
 
     @property
     def has_chat_template(self) -> bool:
@@ -97,7 +107,7 @@ class Tokenizer:
 class IncrementalDecoder:
     """Decodes a growing sequence; what has been given out never changes and never ends inside a character.
 
-    Only the last few tokens are decoded again, so a push costs the same however long the text is.
+    Only the last few tokens are decoded again, so a token costs the same however long the text is.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -107,41 +117,56 @@ class IncrementalDecoder:
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Text that these tokens complete."""
-        self._pending.extend(token_ids)
-        text = self._text(self._context, self._pending)
-        if not text.endswith("\ufffd"):
-            self._context, self._pending = self._pending, []
-            return text
-        # The beginning of a character, most likely.
-        return "" if len(self._pending) < _LONGEST_CHARACTER else self._settled(text)
+        return "".join([self._push(token) for token in token_ids if self._tokenizer.is_shown(token)])
 
     def flush(self) -> str:
         """The rest at the end; bytes that never became a character appear as U+FFFD."""
-        text = self._text(self._context, self._pending)
-        self._context, self._pending = self._pending or self._context, []
+        return self._release(len(self._pending))
+
+    def _push(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        decode = self._tokenizer.decode
+        if not decode(self._pending).endswith("\ufffd"):
+            return self._release(len(self._pending))
+        # The beginning of a character, most likely. If nothing was settled for so long, it is bytes that are no text;
+        # the last ones may still begin a character. Where one is cut in two, both halves together have more U+FFFD.
+        if len(self._pending) < _LONGEST_WAIT:
+            return ""
+        whole, cuts = decode(self._pending), range(_LONGEST_WAIT - 3, 0, -1)
+        good = (cut for cut in cuts if decode(self._pending[:cut]) + decode(self._pending[cut:]) == whole)
+        return self._release(next(good, cuts[0]))
+
+    def _release(self, count: int) -> str:
+        """Text of the first `count` pending tokens, which are the context of the following ones from now on."""
+        tokens, self._pending = self._pending[:count], self._pending[count:]
+        decode = self._tokenizer.decode
+        before, whole = decode(self._context), decode(self._context + tokens)
+        # With bytes as tokens, invalid ones make their neighbours invalid too, but what was given out stays.
+        text = whole[len(before) :] if whole.startswith(before) else decode(tokens)
+        # Tokens without text of their own are context all the same: a first space that only the next token shows.
+        self._context = tokens if text else (self._context + tokens)[-_LONGEST_WAIT:]
         return text
 
-    def _settled(self, text: str) -> str:
-        """What no later token can change of the pending `text`: bytes that are no characters go on and on.
 
-        Cut in the middle of a character, both parts show one U+FFFD more than the whole.
-        """
-        for cut in range(len(self._pending) - 1, 0, -1):
-            first, rest = self._pending[:cut], self._pending[cut:]
-            settled = self._text(self._context, first)
-            if settled + self._tokenizer.decode(rest) == text:
-                self._context, self._pending = first, rest
-                return settled
-        self._context, self._pending = self._pending, []
-        return text
+# Pending tokens after which some are released in any case. A character has at most four bytes, so it is the last three
+# tokens at most that can still become one.
+_LONGEST_WAIT = 8
 
-    def _text(self, context: list[int], token_ids: list[int]) -> str:
-        before = self._tokenizer.decode(context)
-        return self._tokenizer.decode(context + token_ids)[len(before) :]
+# What besides vocabulary, merges and scores decides which ids a model of the tokenizers library gives.
+_MODEL_FACTS = (
+    "type", "unk_token", "unk_id", "byte_fallback", "fuse_unk", "ignore_merges",
+    "continuing_subword_prefix", "end_of_word_suffix", "max_input_chars_per_word",
+)  # fmt: skip
 
 
-# Tokens that may be pending before it is asked what they can still become: a character has at most four bytes.
-_LONGEST_CHARACTER = 8
+class _Generation(Extension):
+    """`{% generation %}` marks for training what the assistant said; here only its content counts."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -150,10 +175,11 @@ def _environment() -> ImmutableSandboxedEnvironment:
     def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    def to_json(value: Any, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, **options)
+    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    extensions = [_Generation, loopcontrols]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda layout: datetime.datetime.now().strftime(layout)
@@ -162,11 +188,20 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise TokenizationError(f"{path} is not JSON: {error}") from error
+
+
+def _read_template(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise TokenizationError(f"{path} is not text: {error}") from error
 
 
 def _content(token: str | Mapping[str, Any]) -> str:

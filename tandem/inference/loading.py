@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    __version__,
+)
 from transformers.utils import logging
 
 from tandem.inference.loaded import LoadedModel, UnsupportedModelError
@@ -28,22 +37,23 @@ def load_model(folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "a
     """
     logging.disable_progress_bar()
     place = _device(device)
-    try:
-        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelCorruptError(f"{folder.model_id}: its config cannot be used: {_first_line(error)}") from error
-    kind = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16
+    config = _config(folder)
+    kind: torch.dtype = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16  # type: ignore[assignment]
     try:
         graft = folder.path / GRAFT
-        model = _grafted(folder.path, config, kind) if graft.is_file() else _plain(folder.path, kind)
-        model = model.to(place).eval().requires_grad_(False)
+        model = _grafted(folder, config, kind) if graft.is_file() else _plain(folder, kind)
+        model = nn.Module.to(model, place).eval().requires_grad_(False)
     except (SafetensorError, RuntimeError, OSError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise ModelError(f"{folder.model_id} does not fit the memory of {place}") from error
-        raise ModelCorruptError(f"{folder.model_id}: its weights cannot be read: {_first_line(error)}") from error
+        raise ModelCorruptError(
+            f"{folder.model_id}: its weights cannot be read: {_first_line(error)}; get them again"
+        ) from error
     except (ValueError, ImportError) as error:
         raise UnsupportedModelError(f"{folder.model_id} cannot be loaded: {_first_line(error)}") from error
     text_config = config.get_text_config()
+    if not hasattr(text_config, "max_position_embeddings"):
+        raise UnsupportedModelError(f"{folder.model_id} cannot be served: its config names no max_position_embeddings")
     return LoadedModel(
         model=model,
         vocabulary_size=text_config.vocab_size,
@@ -62,26 +72,63 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+def _config(folder: ModelFolder) -> PretrainedConfig:
+    try:
+        facts, _ = PretrainedConfig.get_config_dict(folder.path)
+        kind = facts.get("model_type")
+        if kind is None or kind in CONFIG_MAPPING:
+            return AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+    except Exception as error:  # every architecture has checks of its own for what config.json says
+        raise ModelCorruptError(f"{folder.model_id}: its config.json cannot be used: {_reason(error)}") from error
+    raise UnsupportedModelError(
+        f"{folder.model_id} cannot be loaded: transformers {__version__} has no {kind!r}"
+        + (", and code that comes with a model is never run" if "auto_map" in facts else "; a newer one may")
+    )
 
 
-def _grafted(path: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _plain(folder: ModelFolder, dtype: torch.dtype) -> PreTrainedModel:
+    if not any(folder.path.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"{folder.model_id} has no weights as safetensors in {folder.path}; weights in other formats are not read"
+        )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder.path, dtype=dtype, trust_remote_code=False, use_safetensors=True,
+        ignore_mismatched_sizes=True, output_loading_info=True,
+    )  # fmt: skip
+    model, report = loaded
+    # What does not fit or is not there is random now.
+    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if unfit:
+        raise ModelCorruptError(f"{folder.model_id}: its weights do not fit config.json: {unfit[0]}; get them again")
+    return model
+
+
+def _grafted(folder: ModelFolder, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A draft of own layers whose embedding (and output layer) is that of its base model."""
-    facts = json.loads((path / GRAFT).read_text())
+    facts = _graft(folder)
     base = resolve(facts["base"], facts.get("revision"))
-    weights = dequantise(load_file(path / facts["weights"]), dtype)
+    try:
+        weights = dequantise(load_file(folder.path / facts["weights"]), dtype)
+    except ValueError as error:
+        raise ModelCorruptError(f"{folder.model_id}: its weights cannot be used: {error}") from error
     weights["model.embed_tokens.weight"] = _tensor(base.path, "model.embed_tokens.weight").to(dtype)
     if not config.tie_word_embeddings:
         weights["lm_head.weight"] = _tensor(base.path, "lm_head.weight").to(dtype)
     # Straight into the given tensors: no memory for, and no time on, weights that would be replaced.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        expected.pop("lm_head.weight", None)
+    found = {name: list(weight.shape) for name, weight in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ModelCorruptError(
+                f"{folder.model_id}: {name} is {found.get(name, 'missing')} and not {expected.get(name, 'expected')};"
+                f" is it a draft for {base.model_id}?"
+            )
+    model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
-    left = [name for name in missing if name != "lm_head.weight" or not config.tie_word_embeddings]
-    if left or unexpected:
-        raise ModelCorruptError(f"{path}: weights do not fit config.json: {(left + list(unexpected))[0]}")
     _compute_buffers(model, config)
     return model
 
@@ -114,15 +161,28 @@ def _end_tokens(path: Path, config: PretrainedConfig) -> tuple[int, ...]:
 
 def tokenizer_folder(folder: ModelFolder) -> Path:
     """Where the model's tokenizer lies: with a grafted draft it is its base's."""
-    graft = folder.path / GRAFT
-    if not graft.is_file():
+    if not (folder.path / GRAFT).is_file():
         return folder.path
-    facts = json.loads(graft.read_text())
+    facts = _graft(folder)
     return resolve(facts["base"], facts.get("revision")).path
+
+
+def _graft(folder: ModelFolder) -> dict[str, str]:
+    """base, and where they are given revision and weights."""
+    try:
+        facts = json.loads((folder.path / GRAFT).read_text("utf-8"))
+        return {"base": facts["base"], "weights": facts["weights"]} | facts
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelCorruptError(f"{folder.model_id}: {GRAFT} does not name a base and weights") from error
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _reason(error: Exception) -> str:
+    """In one line; these errors say in the second what is wrong."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["LoadedModel", "ModelNotFoundError", "load_model", "tokenizer_folder"]

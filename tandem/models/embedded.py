@@ -12,7 +12,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -116,31 +120,47 @@ def _compare(found: str, expected: str, name: str) -> None:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the model and tokenizer of a GGUF file to `folder` as bf16 safetensors.
 
-    Raises ModelNotFoundError where torch and transformers are not installed, ModelCorruptError where transformers
+    Raises ModelNotFoundError where torch, transformers or gguf is not installed, ModelCorruptError where transformers
     cannot read the file.
     """
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "trust_remote_code": False
+    }  # fmt: skip
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        with _no_bars():
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            # Without `dequantize`, transformers refuses to save what it read.
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            )
     except ImportError as error:
         raise ModelNotFoundError(
-            f"{gguf.name} has to be converted once, which needs torch and transformers: pip install"
+            f"{gguf.name} has to be converted once, which needs torch, transformers and gguf: pip install"
             " 'tandem-serving[models]', or share the TANDEM_HOME of a service that has them"
         ) from error
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        # Without `dequantize`, transformers refuses to save what it read.
-        model = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )  # fmt: skip
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # the reader follows what the file says, so a damaged one fails in any way
         raise ModelCorruptError(f"{gguf.name} could not be read as GGUF: {_first_line(error)}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The GGUF reader of transformers shows a bar whatever `disable_progress_bar` says; ours is there already."""
+    from tqdm.auto import tqdm
+
+    shown = tqdm.__init__
+    tqdm.__init__ = partialmethod(shown, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = shown
 
 
 def _first_line(error: Exception) -> str:

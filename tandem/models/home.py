@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,14 +44,19 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
+    # One name, which the lock makes ours: what a killed process left under it is removed here.
+    scratch = folder.parent / f".{folder.name}.making"
+    shutil.rmtree(scratch, ignore_errors=True)
+    made = scratch / folder.name
+    made.mkdir(parents=True)
+    try:
         make(made)
         sizes = {path.name: path.stat().st_size for path in made.iterdir()}
         (made / _MANIFEST).write_text(json.dumps(sizes, indent=1, sort_keys=True))
         shutil.rmtree(folder, ignore_errors=True)  # what is left of an incomplete one
         made.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_whole(folder: Path) -> bool:

@@ -30,12 +30,14 @@ def quantise(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The inverse, in `dtype`; accepts weights that were never quantised."""
+    """The inverse, in `dtype`; accepts weights that were never quantised. Raises ValueError."""
     result = {}
     for name, weight in weights.items():
         if name.endswith(_SCALE):
             continue
         scale = weights.get(name + _SCALE)
+        if weight.dtype == torch.int8 and (scale is None or scale.shape != weight.shape[:1]):
+            raise ValueError(f"{name} is int8, but {name}{_SCALE} does not have a number for each row")
         result[name] = (weight.to(dtype) if scale is None else (weight.float() * scale[:, None]).to(dtype)).contiguous()
     return result
 

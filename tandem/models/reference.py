@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,9 @@ def resolve(name: str, revision: str | None = None) -> ModelFolder:
         if name not in makers:
             raise ModelNotFoundError(f"there is no {name!r}; embedded are {', '.join(makers)}")
         return ModelFolder(makers[name](), name, "")
-    path = Path(name).expanduser()
-    if path.exists():
+    # Not pathlib's: those raise for a user that is not known and for a name that is too long.
+    path = Path(os.path.expanduser(name))
+    if os.path.exists(path):
         return _local(path)
     if _looks_like_path(name):
         raise ModelNotFoundError(f"{name} does not exist; name a folder, a GGUF file, or a Hugging Face id")
