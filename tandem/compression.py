@@ -22,7 +22,7 @@ class CompressedRow:
     """The head of a distribution, likeliest first.
 
     token_ids: int64 [k]. log_probs: fp16 [k], finite, at most 0, natural logarithms. tail_mass: probability of all
-    tokens not listed, a float32 value in [0, 1]; exactly 0 iff the list is the whole support.
+    tokens not listed, a float32 value in [0, 1]; 0 iff the list is the whole support, as far as float32 can tell.
     """
 
     token_ids: Tensor

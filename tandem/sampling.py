@@ -198,6 +198,7 @@ class SamplingChain:
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
     """Keeps a token iff the mass of those before it, likeliest first, is below top_p."""
+    scores = scores - scores.amax(-1, keepdim=True)  # far from 0 a logarithm loses what tells likely tokens apart
     total = scores.logsumexp(-1, keepdim=True)
     size = min(_NUCLEUS_HEAD, scores.shape[-1])
     while True:

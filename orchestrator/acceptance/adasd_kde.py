@@ -7,7 +7,7 @@ exactly 0 or 1 are left out. Not published, hence [ours]: Gaussian kernel and Si
 (`density.py`); priors are the counts of the samples that entered the estimates; d = 0 accepts, d = 1 rejects;
 the cold start lasts until both groups hold `min_samples`, those left out not counted, so neither estimate is
 ever empty; a token that passes the exact test stays accepted. Over a bracket P(A|d) need not be monotone: it
-is taken at 17 equidistant points.
+is taken at points half a bandwidth apart, and a bracket of more than 64 such steps counts as open.
 
 The charge is P(A|d) TV(p, q), the exact distance of the position's law p + P(A|d) (q - p) from p.
 """
@@ -20,7 +20,7 @@ from orchestrator.acceptance.base import Bracket, Sample
 from orchestrator.acceptance.density import Density
 from orchestrator.acceptance.lossy import LossyRule
 
-_GRID = 17
+_MOST_STEPS = 64
 
 
 class AdaSdKde(LossyRule):
@@ -54,8 +54,11 @@ class AdaSdKde(LossyRule):
     def _chances(self, distance: Bracket) -> list[float]:
         if distance.is_exact:
             return [self.probability(distance.lower)]
-        step = (distance.upper - distance.lower) / (_GRID - 1)
-        inner = [distance.lower + step * index for index in range(1, _GRID - 1)]
+        width = distance.upper - distance.lower
+        steps = math.ceil(2 * width / min(self._accepted.bandwidth, self._rejected.bandwidth))
+        if steps > _MOST_STEPS:
+            return [0.0, 1.0]
+        inner = [distance.lower + width * index / steps for index in range(1, steps)]
         return [self.probability(point) for point in (distance.lower, *inner, distance.upper)]
 
     def _learn(self, sample: Sample) -> None:

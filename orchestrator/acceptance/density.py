@@ -16,25 +16,25 @@ _LEAST_BANDWIDTH = 0.01
 class Density:
     """Gaussian kernel, Silverman's bandwidth (4 / (3 n))^(1/5) s, over the latest 256 samples.
 
-    count: all samples ever added, for priors.
+    count: all samples ever added, for priors. bandwidth: the kernel's standard deviation now.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._samples: deque[float] = deque(maxlen=_SAMPLES_KEPT)
-        self._bandwidth = _LEAST_BANDWIDTH
+        self.bandwidth = _LEAST_BANDWIDTH
 
     def add(self, sample: float) -> None:
         self.count += 1
         self._samples.append(sample)
-        self._bandwidth = max(_LEAST_BANDWIDTH, _silverman(self._samples))
+        self.bandwidth = max(_LEAST_BANDWIDTH, _silverman(self._samples))
 
     def log_density(self, value: float) -> float:
         """Natural logarithm of the estimate at `value`; needs at least one sample."""
-        exponents = [-0.5 * ((value - sample) / self._bandwidth) ** 2 for sample in self._samples]
+        exponents = [-0.5 * ((value - sample) / self.bandwidth) ** 2 for sample in self._samples]
         largest = max(exponents)
         mass = math.fsum(math.exp(exponent - largest) for exponent in exponents)
-        return largest + math.log(mass / (len(exponents) * self._bandwidth * math.sqrt(2 * math.pi)))
+        return largest + math.log(mass / (len(exponents) * self.bandwidth * math.sqrt(2 * math.pi)))
 
 
 def _silverman(samples: deque[float]) -> float:

@@ -1,0 +1,119 @@
+"""Stop rules that learn from past rounds keep the law exact: what they learn from is decided before the block."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from orchestrator.stopping import AdaEdl, AdaSd, Confidence, FixedLength, RoundOutcome
+from orchestrator.stopping import Limits as RuleLimits
+from orchestrator.stopping.base import StopRule
+from tandem.distributions import entropy
+from target_service.verification import Rule
+from tests.statistics.exact import EXACT, Verifier, kept_chances
+from tests.statistics.pairs import Pair, random_pair
+from tests.statistics.trees import Drafting, Limits, leaves
+
+CAP = 2
+PAIR = random_pair(3, 21)
+
+
+class Eager:
+    """Changes its limits after every round, by all that a rule may know of it."""
+
+    name = "eager"
+
+    def __init__(self) -> None:
+        self._limits = RuleLimits(max_tokens=1)
+
+    def limits(self) -> RuleLimits:
+        return self._limits
+
+    def update(self, outcome: RoundOutcome) -> None:
+        self._limits = RuleLimits(
+            max_tokens=outcome.accepted,
+            max_entropy_after=outcome.entropies[-1],
+            min_probability=outcome.probabilities[-1],
+            max_entropy_before=1.0 if outcome.accepted else None,
+        )
+
+    def thresholds(self) -> dict[str, float]:
+        return {}
+
+
+RULES: dict[str, Callable[[], StopRule]] = {
+    "fixed": FixedLength,
+    "adasd": AdaSd,
+    "adaedl": lambda: AdaEdl(initial_lambda=0.52),
+    "confidence": Confidence,
+    "eager": Eager,
+}
+
+
+def outcome(pair: Pair, start: int, block: tuple[int, ...], kept: int) -> RoundOutcome:
+    before = (start, *block)
+    return RoundOutcome(
+        drafted=len(block),
+        accepted=kept,
+        cap=CAP,
+        entropies=tuple(float(entropy(pair.q(state).log())) for state in before[:-1]),
+        probabilities=tuple(float(pair.q(state)[token]) for state, token in zip(before, block, strict=False)),
+        matched=(True,) * kept + (False,) * (kept < len(block)),
+    )
+
+
+def as_message(limits: RuleLimits) -> Limits:
+    limits = replace(limits, max_tokens=min(CAP, limits.max_tokens))
+    return Limits(**{name: getattr(limits, name) for name in limits.__slots__ if getattr(limits, name) is not None})
+
+
+def emitted_law(rule: Rule, check: Verifier, stop: StopRule, start: int, left: int, *, drops: bool) -> Tensor:
+    """As `exact.emitted_law`, with the stop rule told what became of each block."""
+    pair = check.pair
+    total = torch.zeros((pair.size,) * left, dtype=torch.float64)
+    for block, chance in leaves(Drafting(pair, as_message(stop.limits()), drops=drops).tree(start), pair):
+        acceptance, corrections = check(start, block)
+        for kept, weight in enumerate(kept_chances(rule, acceptance)):
+            if chance * weight == 0:
+                continue
+            if kept >= left:
+                total[block[:left]] += chance * weight
+                continue
+            follows = pair.p[(start, *block)[kept]] if kept == len(block) else corrections[kept]
+            share = chance * weight * follows
+            if kept + 1 < left:
+                learnt = copy.deepcopy(stop)
+                if block:
+                    learnt.update(outcome(pair, start, block, kept))
+                rest = [
+                    emitted_law(rule, check, learnt, token, left - kept - 1, drops=drops) for token in range(pair.size)
+                ]
+                share = share.view(-1, *[1] * (left - kept - 1)) * torch.stack(rest)
+            total[block[:kept]] += share
+    return total
+
+
+@pytest.mark.parametrize("rule", [Rule.RATIO, Rule.BLOCK])
+@pytest.mark.parametrize("name", RULES)
+def test_a_stop_rule_that_learns_changes_no_law(rule: Rule, name: str) -> None:
+    found = emitted_law(rule, Verifier(rule, PAIR), RULES[name](), 0, 3, drops=False)
+    torch.testing.assert_close(found, PAIR.joint(0, 3), rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["confidence", "eager"])
+def test_a_learning_rule_that_drops_by_the_token_itself_is_seen(name: str) -> None:
+    found = emitted_law(Rule.RATIO, Verifier(Rule.RATIO, PAIR), RULES[name](), 0, 3, drops=True)
+    assert float((found - PAIR.joint(0, 3)).abs().max()) > 1e-3
+
+
+def test_the_eager_rule_does_change_its_limits() -> None:
+    rule = Eager()
+    before = rule.limits()
+    rule.update(outcome(PAIR, 0, (1, 2), 1))
+    assert rule.limits() != before and math.isfinite(rule.limits().min_probability or math.nan)

@@ -1,0 +1,82 @@
+"""All the blocks that a draft can make of a pair under some limits, with the chance of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from draft_service.drafters.base import limit_after
+from tandem.distributions import entropy
+from tandem.v1 import draft_pb2
+from tests.statistics.pairs import Pair
+
+Limits = draft_pb2.DraftLimits
+
+#: One for every limit that the draft knows, and some together. Those on entropy and probability take the values that
+#: part the rows of `tests.statistics.pairs`.
+LIMITS: dict[str, Limits] = {
+    "none": Limits(max_tokens=0),
+    "fixed 1": Limits(max_tokens=1),
+    "fixed 2": Limits(max_tokens=2),
+    "fixed 3": Limits(max_tokens=3),
+    "entropy before": Limits(max_tokens=3, max_entropy_before=0.96),
+    "entropy before, at least one": Limits(max_tokens=3, min_tokens=1, max_entropy_before=0.93),
+    "entropy after": Limits(max_tokens=3, max_entropy_after=0.96),
+    "probability": Limits(max_tokens=3, min_probability=0.4),
+    "joint probability": Limits(max_tokens=3, min_joint_probability=0.3),
+    "all": Limits(
+        max_tokens=3, max_entropy_before=1.0, max_entropy_after=0.95, min_probability=0.2, min_joint_probability=0.1
+    ),
+}
+
+
+@dataclass(slots=True)
+class Node:
+    """A prefix that was drafted; block: what is submitted where drafting ends here, None where it goes on."""
+
+    state: int
+    tokens: tuple[int, ...]
+    block: tuple[int, ...] | None = None
+    children: dict[int, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """How blocks come about. end_token: ends a block. drops: the mutant that drops the token that ends a block."""
+
+    pair: Pair
+    limits: Limits
+    end_token: int | None = None
+    drops: bool = False
+
+    def tree(self, start: int) -> Node:
+        return self._grow(start, (), 1.0)
+
+    def _grow(self, start: int, tokens: tuple[int, ...], joint: float) -> Node:
+        node = Node(tokens[-1] if tokens else start, tokens)
+        drafted, limits = len(tokens), self.limits
+        q = self.pair.q(node.state)
+        if drafted:
+            before = self.pair.q(tokens[-2] if drafted > 1 else start)
+            chance = float(before[tokens[-1]])
+            ended = tokens[-1] == self.end_token
+            if ended or limit_after(limits, drafted, float(entropy(before.log())), chance, joint) is not None:
+                node.block = tokens[:-1] if self.drops else tokens
+        unsure = limits.HasField("max_entropy_before") and float(entropy(q.log())) > limits.max_entropy_before
+        if node.block is None and (drafted >= limits.max_tokens or unsure and drafted >= limits.min_tokens):
+            node.block = tokens
+        if node.block is None:
+            for token, chance in enumerate(q.tolist()):
+                if chance > 0:
+                    node.children[token] = self._grow(start, (*tokens, token), joint * chance)
+        return node
+
+
+def leaves(node: Node, pair: Pair, chance: float = 1.0) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Blocks and the chances with which a draft that draws from q submits them; a block may come more than once."""
+    if node.block is not None:
+        yield node.block, chance
+        return
+    q = pair.q(node.state)
+    for token, child in node.children.items():
+        yield from leaves(child, pair, chance * float(q[token]))
