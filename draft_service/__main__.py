@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from tandem.serving import run_service, set_passive_waits
+from tandem.serving import prepare_for_models, run_service
 
-set_passive_waits()
+prepare_for_models()
 
 from draft_service.drafters.base import Drafter  # noqa: E402
 from draft_service.drafters.model import ModelDrafter  # noqa: E402
 from draft_service.drafters.prompt_lookup import PromptLookupDrafter  # noqa: E402
 from draft_service.server import DraftServicer  # noqa: E402
 from draft_service.settings import PROMPT_LOOKUP, DraftSettings  # noqa: E402
+from tandem.inference.loaded import UnsupportedModelError  # noqa: E402
 from tandem.inference.serving import load_engine  # noqa: E402
 from tandem.log import configure_logging  # noqa: E402
 from tandem.rpc.server import Server  # noqa: E402
@@ -43,7 +44,7 @@ async def serve(settings: DraftSettings) -> None:
 def main() -> None:
     settings = load_settings(DraftSettings)
     configure_logging("draft", settings.log_level)
-    run_service("draft_service", lambda: serve(settings))
+    run_service("draft_service", lambda: serve(settings), UnsupportedModelError)
 
 
 if __name__ == "__main__":

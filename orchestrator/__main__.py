@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 from orchestrator.server import CompletionServicer
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
 from tandem.log import configure_logging
-from tandem.models import ModelError, resolve
-from tandem.rpc.server import ListenError, Server
+from tandem.models import resolve
+from tandem.rpc.server import Server
+from tandem.serving import run_service
 from tandem.settings import load_settings
-from tandem.tokenization import TokenizationError, Tokenizer
+from tandem.tokenization import Tokenizer
 from tandem.v1 import completion_pb2_grpc
 
 
@@ -37,15 +35,7 @@ async def serve(settings: OrchestratorSettings) -> None:
 def main() -> None:
     settings = load_settings(OrchestratorSettings)
     configure_logging("orchestrator", settings.log_level)
-    try:
-        asyncio.run(serve(settings))
-    except (ModelError, TokenizationError, ListenError) as error:
-        sys.exit(_usage_error(error))
-
-
-def _usage_error(error: Exception) -> int:
-    print(f"orchestrator: {error}", file=sys.stderr)
-    return 2
+    run_service("orchestrator", lambda: serve(settings))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tandem.serving import run_service, set_passive_waits
+from tandem.serving import prepare_for_models, run_service
 
-set_passive_waits()
+prepare_for_models()
 
+from tandem.inference.loaded import UnsupportedModelError  # noqa: E402
 from tandem.inference.serving import load_engine  # noqa: E402
 from tandem.log import configure_logging  # noqa: E402
 from tandem.rpc.server import Server  # noqa: E402
@@ -34,7 +35,7 @@ async def serve(settings: TargetSettings) -> None:
 def main() -> None:
     settings = load_settings(TargetSettings)
     configure_logging("target", settings.log_level)
-    run_service("target_service", lambda: serve(settings))
+    run_service("target_service", lambda: serve(settings), UnsupportedModelError)
 
 
 if __name__ == "__main__":

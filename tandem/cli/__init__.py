@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from tandem.cli.app import main
+import signal
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """The entry point. Ctrl-C while modules load has nothing to put in order: the process ends without a trace."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from tandem.cli.entry import main as run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from typing import Annotated
 
@@ -12,21 +11,22 @@ from rich.console import Console
 
 from tandem import __version__
 from tandem.cli import options as flags
-from tandem.cli.complete import ask, gather
+from tandem.cli.complete import ask, checked, gather, read_stdin
 from tandem.cli.demo import run_demo
-from tandem.cli.errors import FAILURE, INTERRUPTED, CliError, fail
+from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.cli.options import RequestOptions, build_request
 from tandem.cli.render import legend, summary, to_json
 from tandem.cli.services import Layout, LocalServices
-from tandem.cli.session import connected, termination_as_interrupt
-from tandem.rpc.errors import TandemError
+from tandem.cli.session import check_models, connected
+from tandem.cli.signals import termination_unwinds
 
 _DEMO_PROMPT = "Explain in three sentences why the sky is blue during the day and red at sunset."
 
 app = typer.Typer(
     name="tandem",
     help="Adaptive speculative decoding as three services: draft, target, orchestrator.",
-    no_args_is_help=True,
+    invoke_without_command=True,
+    epilog="Exit codes: 0 done; 2 bad input, or a service that cannot be had; 130 after Ctrl-C, 143 after SIGTERM.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,11 +44,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -65,7 +67,14 @@ def up(
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Start the three services on this machine; Ctrl-C stops them."""
+    """Start the three services on this machine; Ctrl-C stops them.
+
+    \b
+    tandem up
+    tandem up --port 0 --draft-port 0 --target-port 0    # on free ports
+    tandem up --target-model ./large --draft-model ./small
+    tandem up --draft-model prompt-lookup
+    """
     layout = Layout(
         host=host,
         port=port,
@@ -79,12 +88,13 @@ def up(
         threads=threads,
         log_level=log_level,
     )
-    with termination_as_interrupt(), LocalServices(layout, show_logs=True) as services:
+    with termination_unwinds(), LocalServices(layout, show_logs=True) as services:
+        check_models(services.endpoint)
         where = ", ".join(f"{name} {number}" for name, number in services.ports.items())
         _stderr.print(f"[bold]Tandem is up[/bold] at {services.endpoint} ({where}); Ctrl-C stops it")
         _stderr.print(f"[dim]try[/dim]  tandem complete --endpoint {services.endpoint} --audit 'Hello!'")
         ended = services.wait()
-    raise CliError(f"the {ended.replace('_', ' ')} ended by itself; its log is above")
+    raise CliError(f"{ended}; its log is above")
 
 
 @app.command()
@@ -123,7 +133,14 @@ def complete(
     dtype: flags.Dtype = "bfloat16",
     threads: flags.Threads = None,
 ) -> None:
-    """Complete a prompt and stream the text."""
+    """Complete a prompt and stream the text.
+
+    \b
+    tandem complete "What is the capital of France?" --audit
+    tandem complete "Tell me a story." --accept block --temperature 0.8 --seed 7
+    tandem complete "def fib(n):" --raw --json > answer.json
+    tandem complete - --endpoint 127.0.0.1:7000 < prompt.txt
+    """
     request = build_request(
         RequestOptions(
             stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold, strict=strict,
@@ -133,17 +150,15 @@ def complete(
             stop_token=stop_token or [], ignore_end=ignore_end, audit=audit,
         )
     )  # fmt: skip
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text:
-        raise CliError("prompt: is empty")
-    ask(request, text, raw=raw, system=system)
+    ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
     layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
     with connected(endpoint, layout, _stderr) as client:
         responses = client.complete(request, timeout=timeout)
         whole = gather(responses, None if as_json else _stdout, audit=audit)
     if as_json:
         tokens = whole.tokens if audit else None
-        print(json.dumps(to_json(whole.text, whole.token_ids, tokens, whole.finish), ensure_ascii=False))
+        ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # escaped rather than replaced
+        print(json.dumps(to_json(whole.text, whole.token_ids, tokens, whole.finish), ensure_ascii=ascii_only))
     elif audit:
         _stdout.print(legend(_stdout))
         _stdout.print(summary(whole.finish))
@@ -171,7 +186,11 @@ def chat(
     dtype: flags.Dtype = "bfloat16",
     threads: flags.Threads = None,
 ) -> None:
-    """Talk with the model; an empty line or Ctrl-D ends."""
+    """Talk with the model; an empty line or Ctrl-D ends.
+
+    \b
+    tandem chat --system "Answer in one sentence." --audit
+    """
     request = build_request(
         RequestOptions(
             stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold,
@@ -179,13 +198,13 @@ def chat(
         )
     )  # fmt: skip
     if system:
-        request.chat.messages.add(role="system", content=system)
+        request.chat.messages.add(role="system", content=checked(system, "system"))
     layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
     with connected(endpoint, layout, _stderr) as client:
         if audit:
             _stderr.print(legend(_stderr))
         while line := _read_line():
-            request.chat.messages.add(role="user", content=line)
+            request.chat.messages.add(role="user", content=checked(line, "prompt"))
             whole = gather(client.complete(request), _stdout, audit=audit)
             request.chat.messages.add(role="assistant", content=whole.text)
 
@@ -196,7 +215,13 @@ def demo(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 96,
     endpoint: flags.Endpoint = None,
 ) -> None:
-    """Show one completion through the three services, accounted for token by token."""
+    """Show one completion through the three services, accounted for token by token.
+
+    \b
+    tandem demo --prompt "Count from one to twenty." --max-tokens 48
+    """
+    if not prompt:
+        raise CliError("prompt: is empty")
     with connected(endpoint, Layout(), _stderr) as client:
         run_demo(client, _stdout, prompt=prompt, max_tokens=max_tokens)
 
@@ -207,10 +232,18 @@ def pull(
     = "embedded:smollm2",
     revision: flags.Revision = None,
 ) -> None:
-    """Fetch a model into the cache, so that the first start is quick."""
-    from tandem.models import resolve
+    """Fetch a model into the cache, so that the first start is quick; prints its folder.
 
-    print(resolve(model, revision).path)
+    \b
+    tandem pull
+    tandem pull ORGANISATION/MODEL --revision COMMIT
+    """
+    from tandem.models import ModelError, resolve
+
+    try:
+        print(resolve(model, revision).path)
+    except ModelError as error:
+        raise CliError(str(error)) from error
 
 
 def _layout(
@@ -235,21 +268,7 @@ def _read_line() -> str:
     try:
         return _stderr.input("[bold]> [/bold]").strip()
     except EOFError:
+        _stderr.print()
         return ""
-
-
-def main() -> None:
-    """Runs the command; every failure is one line on stderr and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        app()
-    except TandemError as error:
-        fail(error.message)
-    except CliError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(FAILURE)
+    except UnicodeDecodeError as error:
+        raise CliError(f"prompt: {NOT_UTF8}") from error

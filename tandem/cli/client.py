@@ -6,9 +6,17 @@ from collections.abc import Iterator
 
 import grpc
 
+from tandem.cli.signals import signals_wait
 from tandem.rpc.channels import CLIENT_OPTIONS, check_endpoint
-from tandem.rpc.errors import TandemError
+from tandem.rpc.errors import UNSPECIFIED, TandemError
 from tandem.v1 import completion_pb2, completion_pb2_grpc
+
+# What to say where no service of Tandem has said it.
+_TRANSPORT = {
+    grpc.StatusCode.UNAVAILABLE: "no orchestrator answers at {endpoint}; start one with `tandem up`",
+    grpc.StatusCode.UNIMPLEMENTED: "what answers at {endpoint} is not an orchestrator; name one with --endpoint",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout: {endpoint} did not finish within it",
+}
 
 
 class Client:
@@ -27,26 +35,36 @@ class Client:
 
         Raises TandemError.
         """
-        call = self._stub.Complete(request, timeout=timeout)
+        call = None
         try:
+            # A call interrupted half begun would make `close` wait for it for ever.
+            with signals_wait():
+                call = self._stub.Complete(request, timeout=timeout)
             yield from call
         except grpc.RpcError as error:
             raise self._explain(error) from error
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
 
     def models(self, *, timeout: float | None = 10.0) -> completion_pb2.GetModelsResponse:
         """Raises TandemError."""
+        call = None
         try:
-            return self._stub.GetModels(completion_pb2.GetModelsRequest(), timeout=timeout)
+            with signals_wait():
+                call = self._stub.GetModels.future(completion_pb2.GetModelsRequest(), timeout=timeout)
+            return call.result()
         except grpc.RpcError as error:
             raise self._explain(error) from error
+        finally:
+            if call is not None:
+                call.cancel()
 
     def close(self) -> None:
         self._channel.close()
 
     def _explain(self, error: grpc.RpcError) -> TandemError:
         explained = TandemError.from_rpc_error(error)
-        if explained.reason == "UNSPECIFIED" and explained.code is grpc.StatusCode.UNAVAILABLE:
-            explained.message = f"no orchestrator answers at {self.endpoint}; start one with `tandem up`"
+        if explained.reason == UNSPECIFIED and explained.code in _TRANSPORT:
+            explained.message = _TRANSPORT[explained.code].format(endpoint=self.endpoint)
         return explained

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from tandem.cli.render import coloured
+from tandem.cli.errors import NOT_UTF8, CliError
+from tandem.cli.render import coloured, plain
 from tandem.v1 import completion_pb2
 
 
@@ -37,21 +39,50 @@ def gather(
             whole.finish = response.finish
         if show is None:
             continue
-        if audit:
-            for token in response.tokens:
-                show.print(coloured(show, token), end="", soft_wrap=True)
-        elif response.text:
-            show.out(response.text, end="", highlight=False)
+        pieces = [coloured(show, token) for token in response.tokens] if audit else [plain(show, response.text)]
+        for piece in pieces:
+            # Soft: lines are the terminal's to break; what is piped stays as the model wrote it.
+            show.print(piece, end="", soft_wrap=True)
     if show is not None:
+        if audit:
+            show.print(plain(show, _left_over(whole)), end="", soft_wrap=True)
         show.print()
     return whole
 
 
+def _left_over(whole: Completion) -> str:
+    """Text after that of the tokens: bytes at the end that never became a character."""
+    accounted = "".join(token.text for token in whole.tokens)
+    return whole.text[len(accounted) :] if whole.text.startswith(accounted) else ""
+
+
 def ask(request: completion_pb2.CompleteRequest, prompt: str, *, raw: bool, system: str | None = None) -> None:
-    """Puts a prompt into a request: as it is, or as a user's message for the model's chat template."""
+    """Puts a prompt into a request: as it is, or as a user's message for the model's chat template.
+
+    Raises CliError.
+    """
+    if not prompt:
+        raise CliError("prompt: is empty")
     if raw:
-        request.text = prompt
+        request.text = checked(prompt, "prompt")
         return
     if system:
-        request.chat.messages.add(role="system", content=system)
-    request.chat.messages.add(role="user", content=prompt)
+        request.chat.messages.add(role="system", content=checked(system, "system"))
+    request.chat.messages.add(role="user", content=checked(prompt, "prompt"))
+
+
+def checked(text: str, name: str) -> str:
+    """Returns `text`, which came from outside. Raises CliError where it is not UTF-8 (PEP 383 surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CliError(f"{name}: {NOT_UTF8}") from error
+    return text
+
+
+def read_stdin() -> str:
+    """Raises CliError."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise CliError(f"prompt: {NOT_UTF8}") from error

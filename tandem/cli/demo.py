@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
 from tandem.cli.client import Client
 from tandem.cli.complete import Completion, ask, gather
 from tandem.cli.options import RequestOptions, build_request
-from tandem.cli.render import legend, summary, tokens_per_second
+from tandem.cli.render import legend, summary, tokens_per_second, two_columns
 
 
 def run_demo(client: Client, console: Console, *, prompt: str, max_tokens: int) -> None:
     """The same prompt twice: by AdaSD, coloured, then by the target alone for comparison. Raises TandemError."""
     models = client.models()
-    console.print(f"[bold]Tandem[/bold]  draft [green]{models.draft.model_id or 'none'}[/green]"
-                  f" proposes, target [cyan]{models.target.model_id}[/cyan] verifies")
-    console.print(f"[dim]prompt[/dim]  {prompt}\n")
+    draft, target = escape(models.draft.model_id or "none"), escape(models.target.model_id)
+    console.print(f"[bold]Tandem[/bold]  draft [green]{draft}[/green] proposes, target [cyan]{target}[/cyan] verifies")
+    console.print(f"[dim]prompt[/dim]  {escape(prompt)}\n")
     # The first pass through a fresh process pays for warming up; neither side of the comparison should.
     _complete(client, None, prompt, max_tokens=8, policy="on")
     adasd = _complete(client, console, prompt, max_tokens=max_tokens, policy="on")
@@ -36,9 +37,7 @@ def _complete(client: Client, show: Console | None, prompt: str, *, max_tokens: 
 
 
 def _comparison(adasd: Completion, alone: Completion) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
+    table = two_columns()
     fast, plain = tokens_per_second(adasd.finish), tokens_per_second(alone.finish)
     if plain > 0:
         table.add_row("target alone", f"{plain:.1f} tokens a second; AdaSD {fast / plain:.2f} times that")

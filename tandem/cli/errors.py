@@ -1,4 +1,4 @@
-"""How the command fails: one line on stderr, exit code 2, no trace."""
+"""How the command fails: one line on stderr, an exit code, no trace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import NoReturn
 FAILURE = 2
 #: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
+
+#: Of text that the terminal or a pipe gave.
+NOT_UTF8 = "is not valid UTF-8"
 
 
 class CliError(Exception):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from google.protobuf.message import Message
 
-from tandem.cli.errors import CliError
+from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.policies import ACCEPT_RULES, STOP_RULES, policy_from_names
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling
@@ -41,27 +42,27 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each mo
 StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}.")]
 AcceptRule = Annotated[str, typer.Option("--accept", metavar="RULE", help=f"Accept rule: {', '.join(ACCEPT_RULES)}.")]
 Policy = Annotated[str, typer.Option("--policy", metavar="on|off", help="off: no speculation, the target alone.")]
-DraftTokens = Annotated[int | None, typer.Option(help="Most candidates of a block, 1 to 64.")]
-Threshold = Annotated[float | None, typer.Option(help="Distance below which jsd accepts, 0 to 1.")]
+DraftTokens = Annotated[int | None, typer.Option(help="Most candidates of a block, 1 to 64; the rule's own if unset.")]
+Threshold = Annotated[float | None, typer.Option(help="jsd, which needs it: distance below which it accepts, 0 to 1.")]
 Strict = Annotated[bool, typer.Option("--strict", help="adasd: the paper's literal rule.")]
-LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation to charge; 0 is lossless.")]
+LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation; no limit if unset.")]
 
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; 1024 if unset.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass, in (0, 1].")]
-MinP = Annotated[float | None, typer.Option(help="Keep tokens with this share of the likeliest's probability.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 makes tokens seen so far less likely.")]
-PresencePenalty = Annotated[float | None, typer.Option(help="Subtracted once for tokens generated so far.")]
-FrequencyPenalty = Annotated[float | None, typer.Option(help="Subtracted for each time a token was generated.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; all if unset.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass, in (0, 1]; all if unset.")]
+MinP = Annotated[float | None, typer.Option(help="Keep tokens with this share of the likeliest's; all if unset.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 makes tokens seen less likely; 1 if unset.")]
+PresencePenalty = Annotated[float | None, typer.Option(help="Subtracted once for tokens generated; 0 if unset.")]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="Subtracted for each time generated; 0 if unset.")]
 LogitBias = Annotated[
     list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit; -inf forbids. Repeatable.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Key of all random choices; drawn if unset.")]
-StopText = Annotated[list[str] | None, typer.Option(help="Text that ends the completion. Repeatable.")]
-StopToken = Annotated[list[int] | None, typer.Option(help="Token id that ends the completion. Repeatable.")]
+StopText = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends it. Repeatable.")]
+StopToken = Annotated[list[int] | None, typer.Option(metavar="ID", help="Token id that ends it. Repeatable.")]
 IgnoreEnd = Annotated[bool, typer.Option("--ignore-end", help="Go on after the model's end of sequence.")]
-Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds that the completion may take.")]
+Timeout = Annotated[float | None, typer.Option(min=0.001, metavar="SECONDS", help="Most time; no limit if unset.")]
 
 
 @dataclass(slots=True)
@@ -94,20 +95,18 @@ class RequestOptions:
 def build_request(options: RequestOptions) -> completion_pb2.CompleteRequest:
     """A request without its prompt. Raises CliError for what no service would take, before one is started."""
     try:
-        sampling = _sampling(options)
         request = completion_pb2.CompleteRequest(
-            max_tokens=options.max_tokens,
-            sampling=sampling,
+            sampling=_sampling(options),
             speculation=_policy(options),
-            stop=options.stop_text,
-            stop_token_ids=options.stop_token,
             ignore_end_tokens=options.ignore_end,
             audit=options.audit,
         )
-        check_sampling(sampling, path="sampling", vocabulary_size=_ANY_VOCABULARY)
+        for name in ("max_tokens", "stop_text", "stop_token"):
+            _set(request, name, getattr(options, name))
+        check_sampling(request.sampling, path="sampling", vocabulary_size=_ANY_VOCABULARY)
     except TandemError as error:
         raise CliError(error.message) from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise CliError(str(error)) from error
     if options.max_tokens is not None and options.max_tokens < 1:
         raise CliError(f"max_tokens: must be at least 1, not {options.max_tokens}")
@@ -129,16 +128,28 @@ def _policy(options: RequestOptions) -> policy_pb2.SpeculationPolicy:
     )
 
 
+# Fields whose flags have other names.
+_FIELDS = {"stop_text": "stop", "stop_token": "stop_token_ids"}
+
+
+def _set(message: Message, flag: str, value: Any) -> None:
+    """Sets the field of a flag; None leaves it unset. Raises CliError for what the field cannot hold."""
+    field = _FIELDS.get(flag, flag)
+    try:
+        if isinstance(value, list):
+            getattr(message, field).extend(value)
+        elif value is not None:
+            setattr(message, field, value)
+    except UnicodeEncodeError as error:
+        raise CliError(f"{flag}: {NOT_UTF8}") from error
+    except ValueError as error:
+        raise CliError(f"{flag}: {error}") from error
+
+
 def _sampling(options: RequestOptions) -> sampling_pb2.SamplingParams:
     params = sampling_pb2.SamplingParams(temperature=options.temperature)
     for name in ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"):
-        value = getattr(options, name)
-        if value is None:
-            continue
-        try:
-            setattr(params, name, value)
-        except ValueError as error:
-            raise ValueError(f"sampling.{name}: {error}") from error
+        _set(params, name, getattr(options, name))
     for entry in options.logit_bias:
         token, equals, bias = entry.partition("=")
         try:

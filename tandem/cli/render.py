@@ -8,44 +8,69 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 from tandem.v1 import completion_pb2
 
-#: Style, mark where there are no colours, and meaning of each source.
+# Style, mark where there are no colours, and meaning of each source.
 _SOURCES = {
     completion_pb2.TOKEN_SOURCE_TARGET: ("bold", "T", "target"),
-    completion_pb2.TOKEN_SOURCE_DRAFT_MATCHED: ("green", "m", "draft, exact rule"),
-    completion_pb2.TOKEN_SOURCE_DRAFT_ACCEPTED: ("yellow underline", "d", "draft, let through by distance"),
+    completion_pb2.TOKEN_SOURCE_DRAFT_MATCHED: ("green", "m", "draft, exact"),
+    completion_pb2.TOKEN_SOURCE_DRAFT_ACCEPTED: ("yellow underline", "d", "draft, by distance"),
     completion_pb2.TOKEN_SOURCE_CORRECTION: ("red", "c", "correction"),
     completion_pb2.TOKEN_SOURCE_BONUS: ("cyan", "b", "bonus"),
 }
+_UNKNOWN = ("", "?", "")  # of an orchestrator newer than this command
+
+
+# What a terminal would obey, as `cat -v` shows it; line breaks and tabs are text.
+_CONTROLS = {code: f"^{chr(code ^ 64)}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
+_CONTROLS |= {code: f"\\x{code:02x}" for code in range(128, 160)}
 
 
 def legend(console: Console) -> Text:
     """What the colours (or, without colours, the marks in braces) mean."""
-    text = Text()
-    for style, mark, meaning in _SOURCES.values():
-        text.append("  ")
-        text.append(meaning if console.color_system else f"{{{mark}}} {meaning}", style=style)
-    return text
+    entries = (
+        Text(meaning if _has_colours(console) else f"{{{mark}}} {meaning}", style=style)
+        for style, mark, meaning in _SOURCES.values()
+    )
+    return Text("  ").join(entries)
 
 
-def coloured(console: Console, token: completion_pb2.TokenAccount) -> Text:
+def plain(console: Console, text: str, style: str = "") -> Segments:
+    """The model's text as it is: no markup, no tabs to spaces, nothing dropped. Only on a terminal, control
+    characters are made visible: a model must not command it."""
+    shown = text.translate(_CONTROLS) if console.is_terminal else text
+    return Segments([Segment(shown, console.get_style(style) if style else None)])
+
+
+def coloured(console: Console, token: completion_pb2.TokenAccount) -> Segments:
     """One token in the colour of its source; marked with a letter where the console has no colours."""
-    style, mark, _ = _SOURCES[token.source]
-    if console.color_system or not token.text:
-        return Text(token.text, style=style)
-    return Text(f"{token.text}{{{mark}}}")
+    style, mark, _ = _SOURCES.get(token.source, _UNKNOWN)
+    if _has_colours(console) or not token.text:
+        return plain(console, token.text, style)
+    line = token.text.rstrip("\n")  # the mark stays on the line of its token
+    return plain(console, f"{line}{{{mark}}}{token.text[len(line):]}")
+
+
+def _has_colours(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def two_columns() -> Table:
+    """Names and values; tables one below the other line up."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", min_width=12)
+    table.add_column()
+    return table
 
 
 def summary(finish: completion_pb2.Finish) -> Table:
     """Round statistics of one completion."""
     report, usage = finish.speculation, finish.usage
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
+    table = two_columns()
     rate = tokens_per_second(finish)
     table.add_row("policy", f"stop {report.stop_rule}, accept {report.accept_rule}, {promise(report)}")
     table.add_row("tokens", f"{usage.completion_tokens} from a prompt of {usage.prompt_tokens}, {rate:.1f} a second")
@@ -80,7 +105,7 @@ def _time(report: completion_pb2.SpeculationReport) -> str:
     time, steps = report.time, report.verify_steps
     draft, target = time.draft_compute_microseconds / steps / 1e3, time.target_compute_microseconds / steps / 1e3
     overhead = time.round_overhead_median_microseconds / 1e3
-    return f"a round: draft {draft:.1f} ms, target {target:.1f} ms, everything else {overhead:.1f} ms (median)"
+    return f"a round: draft {draft:.1f}, target {target:.1f}, the rest {overhead:.1f} ms (median)"
 
 
 def to_json(

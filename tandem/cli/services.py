@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tandem.cli.errors import CliError
+from tandem.cli.signals import signals_wait
 
 _STOP_SECONDS = 15.0
 
@@ -81,10 +82,18 @@ class Service:
         lines = self._log.read_text(errors="replace").splitlines() if self._log is not None else []
         lines = [line for line in lines if line.strip()]
         reason = lines[-1] if lines else f"it ended with code {code}; its log is above"
-        return f"the {self.module.replace('_', ' ')} did not start: {reason}"
+        return f"the {self.name} did not start: {reason}"
 
-    def poll(self) -> int | None:
-        return self._process.poll()
+    @property
+    def name(self) -> str:
+        return self.module.replace("_", " ")
+
+    def ending(self) -> str | None:
+        """How it ended, as `signal 9` or `exit code 1`; None while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def terminate(self) -> None:
         if self._process.poll() is None:
@@ -129,11 +138,11 @@ class LocalServices:
         self._stop()
 
     def wait(self) -> str:
-        """Blocks until one of the services ends by itself; returns its name."""
+        """Blocks until one of the services ends by itself; returns which and how."""
         while True:
             for service in self._services:
-                if service.poll() is not None:
-                    return service.module
+                if ending := service.ending():
+                    return f"the {service.name} ended by itself ({ending})"
             time.sleep(0.2)
 
     def _start(self) -> None:
@@ -172,21 +181,28 @@ class LocalServices:
 
     def _spawn(self, module: str, flags: list[str]) -> Service:
         log = Path(self._logs.name) / f"{module}.log" if self._logs is not None else None
-        service = Service(module, flags, log=log)
-        self._services.append(service)
+        # A signal between the start of a process and the note of it would leave it running.
+        with signals_wait():
+            service = Service(module, flags, log=log)
+            self._services.append(service)
         return service
 
     def _stop(self) -> None:
-        # The orchestrator first: it stops sending work before those that do it go away.
         deadline = time.monotonic() + _STOP_SECONDS
+        # Ctrl-C again is passed on, which ends what is left of requests at once; it does not end this wait.
+        with signals_wait(meanwhile=self._terminate):
+            self._terminate()
+            for service in reversed(self._services):
+                service.wait(deadline - time.monotonic())
+            self._services.clear()
+            if self._logs is not None:
+                self._logs.cleanup()
+                self._logs = None
+
+    def _terminate(self) -> None:
+        # The orchestrator first: it stops sending work before those that do it go away.
         for service in reversed(self._services):
             service.terminate()
-        for service in reversed(self._services):
-            service.wait(deadline - time.monotonic())
-        self._services.clear()
-        if self._logs is not None:
-            self._logs.cleanup()
-            self._logs = None
 
 
 def _model(name: str, revision: str | None) -> list[str]:

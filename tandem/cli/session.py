@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,8 @@ from rich.console import Console
 from tandem.cli.client import Client
 from tandem.cli.errors import CliError
 from tandem.cli.services import Layout, LocalServices
+from tandem.cli.signals import termination_unwinds
+from tandem.rpc.handshake import check_pair
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def connected(endpoint: str | None, layout: Layout, console: Console) -> Iterato
         finally:
             client.close()
         return
-    with termination_as_interrupt(), console.status("starting the services") as status:
+    with termination_unwinds(), console.status("starting the services") as status:
         services = LocalServices(layout, show_logs=False, say=lambda text: status.update(text))
         with services:
             status.stop()
@@ -40,16 +41,12 @@ def connected(endpoint: str | None, layout: Layout, console: Console) -> Iterato
                 client.close()
 
 
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does: what it started must not outlive it."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+def check_models(endpoint: str) -> None:
+    """Says at the start, not at the first request, that draft and target do not fit. Raises TandemError."""
+    client = Client(endpoint)
     try:
-        yield
+        models = client.models()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        client.close()
+    if models.HasField("draft"):
+        check_pair(draft=models.draft, target=models.target)
