@@ -11,7 +11,8 @@ from rich.console import Console
 from bench.decode import POLICIES, run
 from bench.machine import describe_machine
 from bench.prompts import SPEC_BENCH_20, read_prompts
-from bench.tables import policy_table, round_table
+from bench.tables import policy_table, round_table, wire_table
+from bench.wire import measure
 from tandem.cli.client import Client
 from tandem.cli.errors import CliError
 from tandem.cli.options import DraftModel, Endpoint, TargetModel
@@ -42,9 +43,7 @@ def decode(
 
     Every prompt is completed by every policy, in an order shuffled anew for each prompt.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file has no width
-        console.width = 140
+    console = _console()
     layout = Layout(target_model=target_model, draft_model=draft_model)
     try:
         prompts = read_prompts(data)[:count]
@@ -53,6 +52,24 @@ def decode(
     except (CliError, TandemError, OSError, ValueError) as error:
         typer.echo(f"bench: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+@app.command()
+def wire(
+    megabytes: Annotated[int, typer.Option(min=1, help="What a model reads for a step.")] = 270,
+    count: Annotated[int, typer.Option(min=10, help="Exchanges to measure.")] = 100,
+) -> None:
+    """What a bare exchange between two processes costs: the floor of a round, which has two."""
+    console = _console()
+    console.print(describe_machine())
+    console.print(wire_table({"sleeps": measure(0, count), f"reads {megabytes} MB": measure(megabytes, count)}))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file has no width
+        console.width = 140
+    return console
 
 
 def _decode(

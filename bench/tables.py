@@ -10,6 +10,7 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 from bench.decode import ALONE, Sums
+from bench.wire import Exchange
 
 _RESAMPLES = 2000
 
@@ -45,6 +46,15 @@ def round_table(results: Mapping[str, Sums]) -> Table:
             f"{sums.target_milliseconds:.1f}",
             f"{sums.other_milliseconds:.2f}",
         )
+    return table
+
+
+def wire_table(results: Mapping[str, Exchange]) -> Table:
+    """One exchange, by what the server does between messages."""
+    table = _table("the server", "to server, ms", "thread to loop, ms", "to client, ms", "together, ms")
+    for name, cost in results.items():
+        columns = (cost.to_server, cost.thread_to_loop, cost.to_client, cost.total)
+        table.add_row(name, *(f"{value:.2f}" for value in columns))
     return table
 
 
