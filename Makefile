@@ -25,8 +25,9 @@ demo: setup ## Start the three services, stream a completion through them, stop
 test: setup ## Run all tests, the contract's and the style's among them
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: setup ## Check style and the contract
+lint: setup ## Check style, types and the contract
 	$(BIN)/ruff check
+	$(BIN)/mypy
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from draft_service.settings import PROMPT_LOOKUP, DraftSettings
+from tandem.log import configure_logging
+from tandem.rpc.server import Server
 from tandem.serving import prepare_for_models, run_service
+from tandem.settings import load_settings
+from tandem.v1 import draft_pb2_grpc
 
-prepare_for_models()
+if TYPE_CHECKING:
+    from draft_service.drafters.base import Drafter
 
-from draft_service.drafters.base import Drafter  # noqa: E402
-from draft_service.drafters.model import ModelDrafter  # noqa: E402
-from draft_service.drafters.prompt_lookup import PromptLookupDrafter  # noqa: E402
-from draft_service.server import DraftServicer  # noqa: E402
-from draft_service.settings import PROMPT_LOOKUP, DraftSettings  # noqa: E402
-from tandem.inference.loaded import UnsupportedModelError  # noqa: E402
-from tandem.inference.serving import load_engine  # noqa: E402
-from tandem.log import configure_logging  # noqa: E402
-from tandem.rpc.server import Server  # noqa: E402
-from tandem.settings import load_settings  # noqa: E402
-from tandem.v1 import draft_pb2_grpc  # noqa: E402
-from tandem.wire import model_info  # noqa: E402
+# Functions import what imports torch, which takes seconds: a mistyped flag does not wait for it.
 
 
 def make_drafter(settings: DraftSettings) -> Drafter:
-    """Loads what `--model` names. Raises ModelError, UnsupportedModelError or TokenizationError."""
+    """Loads what `--model` names. Raises ModelError or TokenizationError."""
     if settings.model == PROMPT_LOOKUP:
+        from draft_service.drafters.prompt_lookup import PromptLookupDrafter
+
         return PromptLookupDrafter()
+    from draft_service.drafters.model import ModelDrafter
+    from tandem.inference.serving import load_engine
+    from tandem.wire import model_info
+
     served = load_engine(
         settings.model, settings.revision, dtype=settings.dtype, device=settings.device, threads=settings.threads
     )
@@ -31,6 +34,9 @@ def make_drafter(settings: DraftSettings) -> Drafter:
 
 
 async def serve(settings: DraftSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ModelError, TokenizationError or ListenError before it listens."""
+    from draft_service.server import DraftServicer
+
     drafter = make_drafter(settings)
     server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
     server.add(draft_pb2_grpc.add_DraftServiceServicer_to_server, DraftServicer(drafter), "tandem.v1.DraftService")
@@ -44,7 +50,8 @@ async def serve(settings: DraftSettings) -> None:
 def main() -> None:
     settings = load_settings(DraftSettings)
     configure_logging("draft", settings.log_level)
-    run_service("draft_service", lambda: serve(settings), UnsupportedModelError)
+    prepare_for_models()
+    run_service("draft_service", lambda: serve(settings))
 
 
 if __name__ == "__main__":

@@ -16,29 +16,23 @@ def prepare_for_models() -> None:
     """Before torch is imported: threads that wait for each other sleep instead of spinning.
 
     Services that share cores would otherwise slow each other down several times. What the operator has set stands.
-    Ctrl-C ends the process at once and without a trace: importing takes seconds, and nothing has begun yet.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def run_service(name: str, serve: Callable[[], Coroutine[None, None, None]], *refusals: type[Exception]) -> None:
-    """Runs `serve` to its end; what is wrong with the configuration is one line and exit code 2.
-
-    refusals: exceptions that say so, besides those of models, tokenizers and ports.
-    """
+def run_service(name: str, serve: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Runs `serve` to its end; what is wrong with the configuration is one line and exit code 2."""
     from tandem.models import ModelError
     from tandem.rpc.server import ListenError
     from tandem.tokenization import TokenizationError
 
-    refused: tuple[type[Exception], ...] = (ModelError, TokenizationError, ListenError, *refusals)
-    # While models load; from its start on, the server handles signals itself.
+    # While modules and models load; from its start on, the server handles signals itself.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
         asyncio.run(serve())
-    except refused as error:
+    except (ModelError, TokenizationError, ListenError) as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(USAGE_ERROR) from None
 

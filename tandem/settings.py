@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
+import stat
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -65,14 +68,29 @@ class ServiceSettings(BaseSettings):
         10.0, ge=0, allow_inf_nan=False, description="Seconds that open requests may go on after SIGTERM."
     )
     ready_fd: int | None = Field(
-        None, ge=0, description="File descriptor that gets the bound port and a line break once the service listens."
-    )
+        None, ge=0,
+        description="File descriptor that gets the bound port and a line break once the service listens. If it is a"
+        " socket, the service stops when the other end closes it.",
+    )  # fmt: skip
 
     def announce(self, port: int) -> None:
-        """Tells whoever started this process that it listens."""
-        if self.ready_fd is not None:
+        """Tells whoever started this process that it listens. Needs a running event loop."""
+        if self.ready_fd is None:
+            return
+        try:
             os.write(self.ready_fd, f"{port}\n".encode())
+        except BrokenPipeError:  # nobody waits for it any more
+            os.kill(os.getpid(), signal.SIGTERM)
+        if stat.S_ISSOCK(os.fstat(self.ready_fd).st_mode):
+            asyncio.get_running_loop().add_reader(self.ready_fd, _stop_orphan, self.ready_fd)
+        else:
             os.close(self.ready_fd)
+
+
+def _stop_orphan(lifeline: int) -> None:
+    """The process that started this one is gone, however it ended."""
+    asyncio.get_running_loop().remove_reader(lifeline)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def service_config(env_prefix: str, module: str) -> SettingsConfigDict:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from tandem.log import configure_logging
+from tandem.rpc.server import Server
 from tandem.serving import prepare_for_models, run_service
-
-prepare_for_models()
-
-from tandem.inference.loaded import UnsupportedModelError  # noqa: E402
-from tandem.inference.serving import load_engine  # noqa: E402
-from tandem.log import configure_logging  # noqa: E402
-from tandem.rpc.server import Server  # noqa: E402
-from tandem.settings import load_settings  # noqa: E402
-from tandem.v1 import target_pb2_grpc  # noqa: E402
-from tandem.wire import model_info  # noqa: E402
-from target_service.server import TargetServicer  # noqa: E402
-from target_service.settings import TargetSettings  # noqa: E402
+from tandem.settings import load_settings
+from tandem.v1 import target_pb2_grpc
+from target_service.settings import TargetSettings
 
 
 async def serve(settings: TargetSettings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ModelError, UnsupportedModelError, TokenizationError or ListenError."""
+    """Serves until SIGTERM or SIGINT. Raises ModelError, TokenizationError or ListenError before it listens."""
+    # Here, because these import torch, which takes seconds: a mistyped flag does not wait for it.
+    from tandem.inference.serving import load_engine
+    from tandem.wire import model_info
+    from target_service.server import TargetServicer
+
     served = load_engine(
         settings.model, settings.revision, dtype=settings.dtype, device=settings.device, threads=settings.threads
     )
@@ -35,7 +33,8 @@ async def serve(settings: TargetSettings) -> None:
 def main() -> None:
     settings = load_settings(TargetSettings)
     configure_logging("target", settings.log_level)
-    run_service("target_service", lambda: serve(settings), UnsupportedModelError)
+    prepare_for_models()
+    run_service("target_service", lambda: serve(settings))
 
 
 if __name__ == "__main__":

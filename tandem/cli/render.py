@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.segment import Segment, Segments
@@ -153,7 +152,7 @@ def to_plain(message: Message) -> dict[str, Any]:
     return result
 
 
-def _plain(field: FieldDescriptor, value: Any) -> Any:
+def _plain(field: Any, value: Any) -> Any:
     if field.message_type is not None:
         return to_plain(value)
     if field.enum_type is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,14 +38,16 @@ class Layout:
 
 
 class Service:
-    """One child process that writes its port to a pipe once it listens."""
+    """One child process that says its port once it listens, and stops when this process is gone."""
 
     def __init__(self, module: str, flags: Sequence[str], *, log: Path | None) -> None:
         """log: file for its stderr; None leaves it on this process's."""
         self.module = module
         self._log = log
-        read_end, write_end = os.pipe()
-        command = [sys.executable, "-m", module, *flags, "--ready-fd", str(write_end)]
+        self.port = 0  # until it listens
+        # Its end tells the port; ours, by being closed, that this process is gone, even by SIGKILL.
+        self._lifeline, theirs = socket.socketpair()
+        command = [sys.executable, "-m", module, *flags, "--ready-fd", str(theirs.fileno())]
         stderr = log.open("wb") if log is not None else None
         try:
             self._process = subprocess.Popen(
@@ -53,29 +55,25 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                pass_fds=[write_end],
+                pass_fds=[theirs.fileno()],
                 # Ctrl-C in a terminal reaches a whole process group; the services are stopped in order instead.
                 start_new_session=True,
             )
         finally:
-            os.close(write_end)
+            theirs.close()
             if stderr is not None:
                 stderr.close()
-        self._ready = read_end
 
-    def wait_until_ready(self) -> int:
-        """The bound port. Raises CliError where the process ends before it listens."""
-        line = b""
-        try:
-            while not line.endswith(b"\n"):
-                select.select([self._ready], [], [])
-                chunk = os.read(self._ready, 64)
-                if not chunk:
-                    raise CliError(self._why_it_ended())
-                line += chunk
-        finally:
-            os.close(self._ready)
-        return int(line)
+    def fileno(self) -> int:
+        """For `select`: readable when it listens or has ended."""
+        return self._lifeline.fileno()
+
+    def read_port(self) -> None:
+        """Sets `port`. Raises CliError where the process has ended instead."""
+        line = self._lifeline.recv(64)  # few bytes, written at once
+        if not line:
+            raise CliError(self._why_it_ended())
+        self.port = int(line)
 
     def _why_it_ended(self) -> str:
         code = self._process.wait()
@@ -105,6 +103,7 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._lifeline.close()
 
 
 class LocalServices:
@@ -122,7 +121,6 @@ class LocalServices:
         self._services: list[Service] = []
         self._logs: tempfile.TemporaryDirectory[str] | None = None
         self.endpoint = ""
-        self.ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         if not self._show_logs:
@@ -136,6 +134,10 @@ class LocalServices:
 
     def __exit__(self, *_: object) -> None:
         self._stop()
+
+    @property
+    def ports(self) -> dict[str, int]:
+        return {service.module: service.port for service in self._services}
 
     def wait(self) -> str:
         """Blocks until one of the services ends by itself; returns which and how."""
@@ -164,20 +166,24 @@ class LocalServices:
                 [*common, *model_flags, "--port", str(layout.draft_port)]
                 + _model(layout.draft_model, layout.draft_revision),
             )
-        self.ports["target_service"] = target.wait_until_ready()
-        if draft is not None:
-            self.ports["draft_service"] = draft.wait_until_ready()
+        self._wait_until_ready()
         self._say("starting the orchestrator")
         reach = "127.0.0.1" if layout.host in ("0.0.0.0", "::") else layout.host
         reach = f"[{reach}]" if ":" in reach else reach
-        flags = [*common, "--port", str(layout.port), "--target", f"{reach}:{self.ports['target_service']}"]
-        flags += ["--draft", f"{reach}:{self.ports['draft_service']}" if draft is not None else "none"]
+        flags = [*common, "--port", str(layout.port), "--target", f"{reach}:{target.port}"]
+        flags += ["--draft", f"{reach}:{draft.port}" if draft is not None else "none"]
         flags += ["--tokenizer", layout.target_model]
         if layout.target_revision is not None:
             flags += ["--tokenizer-revision", layout.target_revision]
         orchestrator = self._spawn("orchestrator", flags)
-        self.ports["orchestrator"] = orchestrator.wait_until_ready()
-        self.endpoint = f"{reach}:{self.ports['orchestrator']}"
+        self._wait_until_ready()
+        self.endpoint = f"{reach}:{orchestrator.port}"
+
+    def _wait_until_ready(self) -> None:
+        """Until all that were started listen. Raises CliError for the first that ends instead."""
+        while waiting := [service for service in self._services if not service.port]:
+            for service in select.select(waiting, [], [])[0]:
+                service.read_port()
 
     def _spawn(self, module: str, flags: list[str]) -> Service:
         log = Path(self._logs.name) / f"{module}.log" if self._logs is not None else None

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tandem.inference.cache import KeyValueCache
-from tandem.inference.loaded import UnsupportedModelError
+from tandem.models import UnsupportedModelError
 
 NAME = "tandem-ragged"
 

@@ -8,10 +8,6 @@ import torch
 from transformers import PreTrainedModel
 
 
-class UnsupportedModelError(Exception):
-    """The model's attention cannot be served; the message names it."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """vocabulary_size: rows of the output layer. context_length: most tokens of a sequence. dtype: as torch names it,

@@ -21,8 +21,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tandem.inference.loaded import LoadedModel, UnsupportedModelError
-from tandem.models import ModelCorruptError, ModelError, ModelFolder, ModelNotFoundError, resolve
+from tandem.inference.loaded import LoadedModel
+from tandem.models import (
+    ModelCorruptError,
+    ModelError,
+    ModelFolder,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    resolve,
+)
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
 

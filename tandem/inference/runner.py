@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from tandem.inference.attention import NAME, Slice, Step
 from tandem.inference.cache import KeyValueCache
-from tandem.inference.loaded import LoadedModel, UnsupportedModelError
+from tandem.inference.loaded import LoadedModel
+from tandem.models import UnsupportedModelError
 
 _NOT_PLUGGABLE = "its attention does not go through transformers' attention interface"
 

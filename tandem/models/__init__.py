@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tandem.models.errors import ModelCorruptError, ModelError, ModelNotFoundError
+from tandem.models.errors import ModelCorruptError, ModelError, ModelNotFoundError, UnsupportedModelError
 from tandem.models.reference import ModelFolder, resolve
 
-__all__ = ["ModelCorruptError", "ModelError", "ModelFolder", "ModelNotFoundError", "resolve"]
+__all__ = ["ModelCorruptError", "ModelError", "ModelFolder", "ModelNotFoundError", "UnsupportedModelError", "resolve"]

@@ -13,3 +13,7 @@ class ModelNotFoundError(ModelError):
 
 class ModelCorruptError(ModelError):
     """What was found is not what it should be."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model cannot be served; the message names it."""

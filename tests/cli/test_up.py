@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import CONTEXT
-from tests.cli.processes import Running, refusal, running, tandem
+from tests.cli.processes import SECONDS, Running, refusal, running, tandem
 
 FREE = ["--port", "0", "--draft-port", "0", "--target-port", "0"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -96,6 +96,28 @@ def test_two_side_by_side_do_not_meet_and_a_crash_in_one_is_reported_and_ends_it
         send(whole, signal.SIGTERM)
         assert whole.end() == 143
         assert_nothing_left(whole)
+
+
+@pytest.mark.parametrize("moment", ["up", "loading"])
+def test_services_do_not_outlive_a_command_that_was_killed(models: Path, moment: str) -> None:
+    with running("up", *FREE, "--target-model", models / "target", "--draft-model", models / "draft") as command:
+        if moment == "up":
+            endpoint_of(command)
+        else:
+            while len(command.offspring()) < 2:
+                time.sleep(0.01)
+        command.process.kill()
+        deadline = time.monotonic() + SECONDS
+        while command.offspring() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert_nothing_left(command)
+
+
+def test_a_draft_that_cannot_be_had_is_said_while_the_target_still_loads(models: Path) -> None:
+    with running("up", *FREE, "--target-model", models / "target", "--draft-model", "./nowhere") as command:
+        assert command.end() == 2
+        assert_nothing_left(command)
+    assert command.errors.splitlines()[-1].startswith("tandem: the draft service did not start: ")
 
 
 def test_a_taken_port_is_named_and_stops_the_others(models: Path) -> None:

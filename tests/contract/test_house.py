@@ -18,6 +18,11 @@ def test_ruff_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_mypy_finds_nothing() -> None:
+    done = run("-m", "mypy")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_rpc_and_settings_import_no_torch() -> None:
     modules = "tandem.log, tandem.settings, tandem.rpc.server, tandem.rpc.channels, tandem.rpc.handshake"
     heavy = "{'torch', 'transformers', 'numpy'}"

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from tandem.inference.loaded import UnsupportedModelError
 from tandem.inference.runner import ModelRunner, check_supported
+from tandem.models import UnsupportedModelError
 from tests.inference.architectures import CONFIGS, load
 
 _SMALL = {

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, T5Config, T5ForConditionalGeneration
 
-from tandem.inference.loaded import LoadedModel, UnsupportedModelError
+from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model
-from tandem.models import ModelCorruptError, ModelError, ModelNotFoundError, resolve
+from tandem.models import ModelCorruptError, ModelError, ModelNotFoundError, UnsupportedModelError, resolve
 from tests.models.checks import refused
 from tests.models.folders import change_config, save_llama
 
