@@ -100,6 +100,12 @@ class History:
         for token in tokens:
             self.append(token)
 
+    def become(self, generated: Sequence[int], unchanged: int) -> None:
+        """Takes on another text, at the cost of what differs. unchanged: how many of its first tokens the old one has,
+        as far as it goes."""
+        self.truncate(max(0, unchanged))
+        self.extend(generated[len(self.generated) :])
+
     def truncate(self, length: int) -> None:
         """Keeps the first `length` generated tokens."""
         for token in self.generated[length:]:

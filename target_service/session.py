@@ -70,7 +70,7 @@ class TargetSession:
 
         tokens: everything committed. cached: how many leading ones the cache may still hold from before.
         """
-        self._set_history(tokens)
+        self._set_history(tokens, cached)
         work = _Verification(self, tokens, cached, candidates, rows)
         timing = await self._engine.run(work)
         assert work.numbers is not None
@@ -85,7 +85,7 @@ class TargetSession:
         self, tokens: Sequence[int], cached: int, max_tokens: int
     ) -> AsyncGenerator[tuple[Token, Timing]]:
         """Plain decoding: yields up to max_tokens tokens, ending after a stop token."""
-        self._set_history(tokens)
+        self._set_history(tokens, cached)
         self._log_p = None
         work = _Generation(self, tokens, cached, max_tokens)
         async with aclosing(self._engine.stream(work)) as items:
@@ -95,10 +95,9 @@ class TargetSession:
     async def close(self) -> None:
         await self._engine.release(self._sequence)
 
-    def _set_history(self, tokens: Sequence[int]) -> None:
-        generated = tokens[self.spec.prompt_length :]
-        self._history.truncate(0)
-        self._history.extend(generated)
+    def _set_history(self, tokens: Sequence[int], cached: int) -> None:
+        start = self.spec.prompt_length
+        self._history.become(tokens[start:], cached - start)
 
     def _row(self, log_p: Tensor) -> CompressedRow | None:
         return compress(log_p, self.spec.max_entries, self.spec.mass) if self.spec.max_entries else None

@@ -73,8 +73,8 @@ class ModelSequence:
         self._rows = []
         if len(tokens) >= self._context_length:
             return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
-        self._history.truncate(0)
-        self._history.extend(tokens[len(self._spec.prompt) :])
+        start = len(self._spec.prompt)
+        self._history.become(tokens[start:], cached - start)
         work = _Drafting(self, tokens, min(cached, len(tokens) - 1), round_number, limits)
         timing = await self._engine.run(work)
         work.block.timing = timing_message(timing)

@@ -118,3 +118,15 @@ def test_what_does_not_fit_the_vocabulary_is_refused() -> None:
         chain.log_probs(torch.zeros(1, 2), History([0]))
     with pytest.raises(ValueError, match="2 rows"):
         chain.log_probs(torch.zeros(2, 3), History([0]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(old=texts, new=texts)
+def test_a_history_becomes_another_text_from_where_they_part(old: list[int], new: list[int]) -> None:
+    same = next((index for index, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+    same = min(len(old), len(new)) if same is None else same
+    for unchanged in range(-1, same + 1):
+        history = History([0], old)
+        history.become(new, unchanged)
+        fresh = History([0], new)
+        assert (history.generated, history.counts) == (fresh.generated, fresh.counts)
