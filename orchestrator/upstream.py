@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +40,7 @@ class _Stream(Generic[RequestT]):
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise TandemError.from_rpc_error(error, unavailable=self.unavailable) from error
+            raise _explain(error, self.unavailable, self._pool) from error
         except asyncio.InvalidStateError:  # the stream has ended: reading tells why
             await self._read("nothing")
 
@@ -49,7 +50,7 @@ class _Stream(Generic[RequestT]):
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise TandemError.from_rpc_error(error, unavailable=self.unavailable) from error
+            raise _explain(error, self.unavailable, self._pool) from error
         if response is grpc.aio.EOF:
             raise await self._ended()
         if response.WhichOneof("kind") != kind:
@@ -129,6 +130,15 @@ class TargetStream(_Stream[target_pb2.VerifyRequest]):
             self._opened = True
 
 
+def _explain(error: grpc.aio.AioRpcError, unavailable: str, pool: ChannelPool) -> TandemError:
+    """The service's own error; of a connection that failed, what it means to whoever reads it."""
+    explained = TandemError.from_rpc_error(error, unavailable=unavailable)
+    if explained.reason == unavailable:
+        side = unavailable.removesuffix("_UNAVAILABLE").lower()
+        explained.message = f"the {side} service at {pool.endpoint} does not answer: is it running?"
+    return explained
+
+
 class Upstream:
     """One draft endpoint (or none) and one target endpoint, and what is known of their models."""
 
@@ -154,17 +164,20 @@ class Upstream:
 
     async def target_model(self) -> model_pb2.ModelInfo:
         """Raises TandemError TARGET_UNAVAILABLE once the target could not be reached for the connect timeout."""
-        return await self._model("target", self._ask_target, "TARGET_UNAVAILABLE")
+        return await self._model("target", self._ask_target, self._target_pool, "TARGET_UNAVAILABLE")
 
     async def draft_model(self) -> model_pb2.ModelInfo:
         """Raises TandemError DRAFT_UNAVAILABLE at once: a completion does not wait for a draft."""
-        return await self._model("draft", self._ask_draft, "DRAFT_UNAVAILABLE")
+        assert self._draft_pool is not None
+        return await self._model("draft", self._ask_draft, self._draft_pool, "DRAFT_UNAVAILABLE")
 
     def forget(self, side: str) -> None:
         """Asks for the model of `side` again at the next request: its service failed and may come back another."""
         self._models.pop(side, None)
 
-    async def _model(self, side: str, ask, unavailable: str) -> model_pb2.ModelInfo:
+    async def _model(
+        self, side: str, ask: Callable[[], Awaitable[model_pb2.ModelInfo]], pool: ChannelPool, unavailable: str
+    ) -> model_pb2.ModelInfo:
         known = self._models.get(side)
         if known is not None and time.monotonic() - known[0] < self._FRESH_SECONDS:
             return known[1]
@@ -172,7 +185,7 @@ class Upstream:
             model = await ask()
         except grpc.aio.AioRpcError as error:
             self.forget(side)
-            raise TandemError.from_rpc_error(error, unavailable=unavailable) from error
+            raise _explain(error, unavailable, pool) from error
         self._models[side] = (time.monotonic(), model)
         return model
 

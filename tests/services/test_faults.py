@@ -68,6 +68,7 @@ async def test_a_lost_target_is_said_with_its_reason_and_a_time_to_retry() -> No
         refused = await services.refusal(make_request([1], max_tokens=3))
         assert (refused.reason, refused.code) == ("TARGET_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
         assert refused.retry_after is not None and refused.retry_after > 0
+        assert refused.message == f"the target service at {services.target.address} does not answer: is it running?"
 
 
 @pytest.mark.parametrize("policy_name", ["off", "fixed", "adasd"])
