@@ -75,6 +75,11 @@ class Decoder:
                     yield committed
                     if self._left == 0 or committed[-1].token_id in self._plan.stop_token_ids:
                         return
+        except TandemError as error:
+            _log.warning("%s: %s", self._plan.request_id, error)
+            self._upstream.forget("target")  # what answers next may be another model
+            self._upstream.forget("draft")
+            raise
         finally:
             self._target.close()
             if self._draft is not None:
@@ -97,7 +102,7 @@ class Decoder:
             "random_key": sampling_pb2.RandomKey(seed=self._plan.seed),
             "stop_token_ids": sorted(self._plan.stop_token_ids),
         }
-        await self._target.open(target_pb2.VerifyOpen(handshake=make_handshake(self._draft_model), **common))
+        await self._target.open(target_pb2.VerifyOpen(handshake=make_handshake(self._pair_of_target()), **common))
         if self._draft_model is None:
             return
         check_pair(draft=self._draft_model, target=self._target_model)
@@ -108,6 +113,14 @@ class Decoder:
             )
         except TandemError as error:
             self._lose_draft(error)
+
+    def _pair_of_target(self) -> model_pb2.ModelInfo:
+        """What the target checks itself against: what is known of it may be older than its process."""
+        return model_pb2.ModelInfo(
+            model_id=self._draft_model.model_id if self._draft_model is not None else "orchestrator",
+            tokenizer_fingerprint=self._target_model.tokenizer_fingerprint,
+            vocabulary_size=self._target_model.vocabulary_size,
+        )
 
     def _verification(self) -> Verification:
         rules = self._plan.speculation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 
@@ -68,6 +69,8 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         if planned.speculation is not None:
             draft = await self._draft_model()
             account.draft_failures += draft is None and self._upstream.has_draft
+        if draft is None:  # no rule is in force then, a lossy one neither
+            planned = replace(planned, speculation=None)
         decoder = Decoder(planned, self._upstream, (target, draft), self._settings, account)
         text = TextStream(IncrementalDecoder(self._tokenizer), planned.stop)
         last: CommittedToken | None = None
@@ -111,10 +114,17 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         """Raises TandemError where no target is there or its tokenizer is not the orchestrator's."""
         target = await self._upstream.target_model()
         own = model_pb2.ModelInfo(
-            model_id=f"{self._settings.tokenizer} (the orchestrator's --tokenizer)",
-            tokenizer_fingerprint=self._tokenizer.fingerprint,
+            model_id=self._settings.tokenizer, tokenizer_fingerprint=self._tokenizer.fingerprint
         )
-        check_pair(draft=own, target=target)
+        try:
+            check_pair(draft=own, target=target)
+        except TandemError as error:
+            self._upstream.forget("target")  # it may come back with another model
+            error.message = (
+                f"the orchestrator's tokenizer, {own.model_id}, is not that of the target, {target.model_id};"
+                " start it with the target's as --tokenizer"
+            )
+            raise
         return target
 
     async def _draft_model(self) -> model_pb2.ModelInfo | None:

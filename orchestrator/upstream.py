@@ -30,6 +30,7 @@ class _Stream(Generic[RequestT]):
         self._pool = pool
         self._lease = ExitStack()
         self._call: grpc.aio.StreamStreamCall | None = None
+        self._opened = False  # whether the service has answered
 
     def _start(self, stub: type, method: str) -> None:
         channel = self._lease.enter_context(self._pool.lease())
@@ -40,7 +41,7 @@ class _Stream(Generic[RequestT]):
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise _explain(error, self.unavailable, self._pool) from error
+            raise _explain(error, self.unavailable, self._pool, lost=self._opened) from error
         except asyncio.InvalidStateError:  # the stream has ended: reading tells why
             await self._read("nothing")
 
@@ -50,7 +51,7 @@ class _Stream(Generic[RequestT]):
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _explain(error, self.unavailable, self._pool) from error
+            raise _explain(error, self.unavailable, self._pool, lost=self._opened) from error
         if response is grpc.aio.EOF:
             raise await self._ended()
         if response.WhichOneof("kind") != kind:
@@ -79,7 +80,6 @@ class DraftStream(_Stream[draft_pb2.DraftRequest]):
     async def open(self, message: draft_pb2.DraftOpen) -> None:
         """Sends `message` without waiting for its answer, which the first `round` reads."""
         self._start(draft_pb2_grpc.DraftServiceStub, "Draft")
-        self._opened = False
         await self._write(draft_pb2.DraftRequest(open=message))
 
     async def round(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftedBlock:
@@ -102,7 +102,6 @@ class TargetStream(_Stream[target_pb2.VerifyRequest]):
     async def open(self, message: target_pb2.VerifyOpen) -> None:
         """Sends `message` without waiting for its answer, which the first `round` or `generate` reads."""
         self._start(target_pb2_grpc.TargetServiceStub, "Verify")
-        self._opened = False
         await self._write(target_pb2.VerifyRequest(open=message))
 
     async def round(self, message: target_pb2.VerifyRound) -> target_pb2.VerifiedBlock:
@@ -130,12 +129,15 @@ class TargetStream(_Stream[target_pb2.VerifyRequest]):
             self._opened = True
 
 
-def _explain(error: grpc.aio.AioRpcError, unavailable: str, pool: ChannelPool) -> TandemError:
-    """The service's own error; of a connection that failed, what it means to whoever reads it."""
+def _explain(
+    error: grpc.aio.AioRpcError, unavailable: str, pool: ChannelPool, *, lost: bool = False
+) -> TandemError:
+    """The service's own error; of a connection that failed, what it means to whoever reads it. lost: it had worked."""
     explained = TandemError.from_rpc_error(error, unavailable=unavailable)
     if explained.reason == unavailable:
         side = unavailable.removesuffix("_UNAVAILABLE").lower()
-        explained.message = f"the {side} service at {pool.endpoint} does not answer: is it running?"
+        problem = "was lost" if lost else "does not answer: is it running?"
+        explained.message = f"the {side} service at {pool.endpoint} {problem}"
     return explained
 
 

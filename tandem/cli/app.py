@@ -67,7 +67,7 @@ def up(
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Start the three services on this machine; Ctrl-C stops them.
+    """Start the three services on this machine; Ctrl-C stops them, and so does the end of one of them.
 
     \b
     tandem up
@@ -91,7 +91,7 @@ def up(
     with termination_unwinds(), LocalServices(layout, show_logs=True) as services:
         check_models(services.endpoint)
         where = ", ".join(f"{name} {number}" for name, number in services.ports.items())
-        _stderr.print(f"[bold]Tandem is up[/bold] at {services.endpoint} ({where}); Ctrl-C stops it")
+        _stderr.print(f"[bold]Tandem is up[/bold] at {services.endpoint} ({where}); Ctrl-C stops it", soft_wrap=True)
         _stderr.print(f"[dim]try[/dim]  tandem complete --endpoint {services.endpoint} --audit 'Hello!'")
         ended = services.wait()
     raise CliError(f"{ended}; its log is above")
@@ -186,7 +186,7 @@ def chat(
     dtype: flags.Dtype = "bfloat16",
     threads: flags.Threads = None,
 ) -> None:
-    """Talk with the model; an empty line or Ctrl-D ends.
+    """Talk with the model; Ctrl-C stops an answer, an empty line or Ctrl-D ends.
 
     \b
     tandem chat --system "Answer in one sentence." --audit
@@ -205,7 +205,11 @@ def chat(
             _stderr.print(legend(_stderr))
         while line := _read_line():
             request.chat.messages.add(role="user", content=checked(line, "prompt"))
-            whole = gather(client.complete(request), _stdout, audit=audit)
+            try:
+                whole = gather(client.complete(request), _stdout, audit=audit)
+            except KeyboardInterrupt:  # this answer is not wanted; the talk goes on without it
+                del request.chat.messages[-1]
+                continue
             request.chat.messages.add(role="assistant", content=whole.text)
 
 

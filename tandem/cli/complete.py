@@ -31,6 +31,22 @@ def gather(
     audit: show tokens in the colours of their sources.
     """
     whole = Completion()
+    try:
+        _read(responses, whole, show, audit)
+    except BaseException:
+        if show is not None and whole.text:
+            show.print()  # what is said of it starts on a line of its own
+        raise
+    if show is not None:
+        if audit:
+            show.print(plain(show, _left_over(whole)), end="", soft_wrap=True)
+        show.print()
+    return whole
+
+
+def _read(
+    responses: Iterable[completion_pb2.CompleteResponse], whole: Completion, show: Console | None, audit: bool
+) -> None:
     for response in responses:
         whole.text += response.text
         whole.token_ids.extend(response.token_ids)
@@ -43,11 +59,6 @@ def gather(
         for piece in pieces:
             # Soft: lines are the terminal's to break; what is piped stays as the model wrote it.
             show.print(piece, end="", soft_wrap=True)
-    if show is not None:
-        if audit:
-            show.print(plain(show, _left_over(whole)), end="", soft_wrap=True)
-        show.print()
-    return whole
 
 
 def _left_over(whole: Completion) -> str:

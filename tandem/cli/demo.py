@@ -26,8 +26,9 @@ def run_demo(client: Client, console: Console, *, prompt: str, max_tokens: int) 
     console.print(legend(console))
     console.print(Rule(style="dim"))
     console.print(summary(adasd.finish))
-    alone = _complete(client, None, prompt, max_tokens=max_tokens, policy="off")
-    console.print(_comparison(adasd, alone))
+    if adasd.finish.speculation.verify_steps:
+        alone = _complete(client, None, prompt, max_tokens=max_tokens, policy="off")
+        console.print(_comparison(adasd, alone))
 
 
 def _complete(client: Client, show: Console | None, prompt: str, *, max_tokens: int, policy: str) -> Completion:

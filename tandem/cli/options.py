@@ -42,14 +42,16 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each mo
 StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}.")]
 AcceptRule = Annotated[str, typer.Option("--accept", metavar="RULE", help=f"Accept rule: {', '.join(ACCEPT_RULES)}.")]
 Policy = Annotated[str, typer.Option("--policy", metavar="on|off", help="off: no speculation, the target alone.")]
-DraftTokens = Annotated[int | None, typer.Option(help="Most candidates of a block, 1 to 64; the rule's own if unset.")]
+DraftTokens = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Most candidates of a block; the rule's own if unset.")
+]
 Threshold = Annotated[float | None, typer.Option(help="jsd, which needs it: distance below which it accepts, 0 to 1.")]
 Strict = Annotated[bool, typer.Option("--strict", help="adasd: the paper's literal rule.")]
 LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation; no limit if unset.")]
 
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; 1024 if unset.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; all if unset.")]
+TopK = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Keep the k likeliest tokens; all if unset.")]
 TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass, in (0, 1]; all if unset.")]
 MinP = Annotated[float | None, typer.Option(help="Keep tokens with this share of the likeliest's; all if unset.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 makes tokens seen less likely; 1 if unset.")]
@@ -58,7 +60,7 @@ FrequencyPenalty = Annotated[float | None, typer.Option(help="Subtracted for eac
 LogitBias = Annotated[
     list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit; -inf forbids. Repeatable.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Key of all random choices; drawn if unset.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Key of all random choices; drawn if unset.")]
 StopText = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends it. Repeatable.")]
 StopToken = Annotated[list[int] | None, typer.Option(metavar="ID", help="Token id that ends it. Repeatable.")]
 IgnoreEnd = Annotated[bool, typer.Option("--ignore-end", help="Go on after the model's end of sequence.")]

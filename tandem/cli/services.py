@@ -16,6 +16,7 @@ from typing import Self
 
 from tandem.cli.errors import CliError
 from tandem.cli.signals import signals_wait
+from tandem.rpc.server import ListenError, PortTakenError, check_listen
 
 _STOP_SECONDS = 15.0
 
@@ -149,6 +150,7 @@ class LocalServices:
 
     def _start(self) -> None:
         layout = self._layout
+        _check_ports(layout)
         common = ["--host", layout.host, "--log-level", layout.log_level]
         model_flags = ["--dtype", layout.dtype]
         if layout.threads is not None:
@@ -209,6 +211,21 @@ class LocalServices:
         # The orchestrator first: it stops sending work before those that do it go away.
         for service in reversed(self._services):
             service.terminate()
+
+
+def _check_ports(layout: Layout) -> None:
+    """Before models are loaded for nothing. Raises CliError naming the flag."""
+    ports = {"--port": layout.port, "--target-port": layout.target_port}
+    if layout.draft_model is not None:
+        ports["--draft-port"] = layout.draft_port
+    for flag, port in ports.items():
+        try:
+            check_listen(layout.host, port)
+        except PortTakenError as error:
+            taken = f"port {port} on {layout.host} is taken"
+            raise CliError(f"{taken}; choose another with {flag} (0 takes a free one)") from error
+        except ListenError as error:
+            raise CliError(str(error)) from error
 
 
 def _model(name: str, revision: str | None) -> list[str]:

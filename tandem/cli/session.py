@@ -21,6 +21,8 @@ def connected(endpoint: str | None, layout: Layout, console: Console) -> Iterato
     console: where progress is shown, if it is a terminal.
     """
     if endpoint is not None:
+        if layout != Layout():
+            raise CliError("flags of models are for services started here, but --endpoint names running ones")
         try:
             client = Client(endpoint)
         except ValueError as error:

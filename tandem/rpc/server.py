@@ -73,7 +73,7 @@ class Server:
 
     async def start(self) -> int:
         """Listens and serves; returns the bound port. Raises ListenError."""
-        _check_listen(self.host, self.port)
+        check_listen(self.host, self.port)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -138,8 +138,8 @@ class Server:
             await self._server.stop(grace)
 
 
-def _check_listen(host: str, port: int) -> None:
-    """Says why a port cannot be had; grpc itself tells no reason apart and prints to stderr."""
+def check_listen(host: str, port: int) -> None:
+    """Raises ListenError saying why a port cannot be had; grpc itself tells no reason apart and prints to stderr."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
