@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
+import torch
 
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
 from tandem.progress import Progress
@@ -46,6 +47,8 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
                     yield response
         except NotFiniteError as error:
             raise TandemError.not_finite() from error
+        except torch.OutOfMemoryError as error:
+            raise TandemError.out_of_memory("the draft's device is out of memory") from error
         finally:
             await sequence.close()
 
@@ -107,6 +110,8 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             raise TandemError.unexpected_message(
                 f"rows of round {message.round} are gone; the last block is of round {progress.round}"
             )
+        if len(set(message.indices)) < len(message.indices):  # each row is as long as the vocabulary
+            raise TandemError.invalid_field("rows.indices", "names a candidate twice")
         for index in message.indices:
             if index >= len(progress.candidates):
                 raise TandemError.invalid_field(

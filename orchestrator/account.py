@@ -68,6 +68,7 @@ class Account:
         self._arrived = time.perf_counter()
         self._first_token: float | None = None
         self._overheads: list[int] = []
+        self._overheads_alone: list[int] = []
         self._draft = self._target = self._rounds = 0
         self._accepted_at: list[int] = []
         self.completion_tokens = 0
@@ -78,12 +79,14 @@ class Account:
         self.full_rows = 0
         self.draft_failures = 0
 
-    def round_ended(self, clock: RoundClock) -> None:
+    def round_ended(self, clock: RoundClock, *, drafted: int) -> None:
+        """drafted: candidates; the overhead of a round is that of one with candidates, if there are any such."""
         wall = clock.wall()
         self._draft += clock.draft
         self._target += clock.target
         self._rounds += wall
-        self._overheads.append(wall - clock.draft - clock.target)
+        overheads = self._overheads if drafted else self._overheads_alone
+        overheads.append(wall - clock.draft - clock.target)
 
     def verified(self, drafted: int, accepted: int) -> None:
         """One verification of `drafted` candidates, at least one, of which `accepted` were kept."""
@@ -132,7 +135,8 @@ class Account:
     def _time(self) -> completion_pb2.TimeReport:
         now = time.perf_counter()
         first = self._first_token if self._first_token is not None else now
-        overhead = statistics.median(self._overheads) if self._overheads else 0
+        overheads = self._overheads or self._overheads_alone
+        overhead = statistics.median(overheads) if overheads else 0
         return completion_pb2.TimeReport(
             first_token_microseconds=round((first - self._arrived) * 1e6),
             total_microseconds=round((now - self._arrived) * 1e6),

@@ -56,13 +56,19 @@ class Decoder:
         self._target_model, self._draft_model = models
         self._account = account
         self._noise = NoiseStream(plan.seed)
-        self._position = len(plan.prompt)  # of the next token to commit
+        self._tokens = list(plan.prompt)  # and all that is committed
         self._round = 0
         self._continuation = block_pb2.Continuation(position=self._position)
         self._target = upstream.target_stream()
         self._draft: DraftStream | None = None
         self._left = plan.max_tokens  # tokens that the completion may still have
         self._cap = 0  # most candidates asked for in this round
+        self._draft_is_full = False  # its context ends with the last block
+
+    @property
+    def _position(self) -> int:
+        """Absolute position of the next token to commit."""
+        return len(self._tokens)
 
     async def tokens(self) -> AsyncGenerator[list[CommittedToken]]:
         """Yields what each round commits, at least one token, until a stop token or the plan's max_tokens."""
@@ -82,8 +88,7 @@ class Decoder:
             raise
         finally:
             self._target.close()
-            if self._draft is not None:
-                self._draft.close()
+            self._close_draft()
 
     def _up_to_stop(self, committed: list[CommittedToken]) -> list[CommittedToken]:
         for index, token in enumerate(committed):
@@ -93,26 +98,38 @@ class Decoder:
 
     async def _open(self) -> None:
         """Opens both streams at once; neither answer is waited for."""
-        rule = self._verification()
-        common: dict[str, Any] = {
-            "request_id": self._plan.request_id,
-            "prompt_token_ids": self._plan.prompt,
-            "sampling": self._plan.sampling,
-            "verification": _RULES[rule],
-            "random_key": sampling_pb2.RandomKey(seed=self._plan.seed),
-            "stop_token_ids": sorted(self._plan.stop_token_ids),
-        }
-        await self._target.open(target_pb2.VerifyOpen(handshake=make_handshake(self._pair_of_target()), **common))
+        await self._open_target()
         if self._draft_model is None:
             return
         check_pair(draft=self._draft_model, target=self._target_model)
         self._draft = self._upstream.draft_stream()
-        try:
-            await self._draft.open(
-                draft_pb2.DraftOpen(handshake=make_handshake(self._target_model), format=self._format(rule), **common)
+        self._draft.open(
+            draft_pb2.DraftOpen(
+                handshake=make_handshake(self._target_model),
+                format=self._format(self._verification()),
+                **self._opening(),
             )
-        except TandemError as error:
-            self._lose_draft(error)
+        )
+
+    async def _open_target(self) -> None:
+        await self._target.open(
+            target_pb2.VerifyOpen(
+                handshake=make_handshake(self._pair_of_target()),
+                prompt_length=len(self._plan.prompt),
+                **self._opening(),
+            )
+        )
+
+    def _opening(self) -> dict[str, Any]:
+        """What both streams are opened with."""
+        return {
+            "request_id": self._plan.request_id,
+            "prompt_token_ids": self._tokens,
+            "sampling": self._plan.sampling,
+            "verification": _RULES[self._verification()],
+            "random_key": sampling_pb2.RandomKey(seed=self._plan.seed),
+            "stop_token_ids": sorted(self._plan.stop_token_ids),
+        }
 
     def _pair_of_target(self) -> model_pb2.ModelInfo:
         """What the target checks itself against: what is known of it may be older than its process."""
@@ -147,12 +164,28 @@ class Decoder:
             yield committed
         while self._draft is not None:
             block = await self._draft_block(clock)
-            committed = await self._verify(block, clock)
+            try:
+                committed = await self._verify(block, clock)
+            except TandemError as error:
+                if not (error.field or "").startswith("round.block"):
+                    raise
+                await self._drop_block(error)
+                break
+            if self._draft is not None and self._draft_is_full:
+                self._close_draft()  # the rest is the target's alone, in one go
             clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
             yield committed
         async with aclosing(self._alone()) as alone:
             async for committed in alone:
                 yield committed
+
+    async def _drop_block(self, error: TandemError) -> None:
+        """The target refused what the draft had made, and ended its stream: the text goes on in a new one, alone."""
+        self._lose_draft(TandemError.draft_unavailable(f"drafted what the target refuses: {error.message}"))
+        self._target.close()
+        self._target = self._upstream.target_stream()
+        await self._open_target()
+        self._continuation = block_pb2.Continuation(position=self._position)
 
     async def _draft_block(self, clock: RoundClock) -> block_pb2.Block:
         """The next block; an empty one where nothing is to be drafted or the draft has just been lost."""
@@ -187,6 +220,7 @@ class Decoder:
             self._lose_draft(error)
             return nothing
         clock.add_draft(drafted.timing)
+        self._draft_is_full = drafted.stop == draft_pb2.DRAFT_STOP_CONTEXT
         return drafted.block
 
     def _check(self, drafted: draft_pb2.DraftedBlock) -> None:
@@ -198,7 +232,10 @@ class Decoder:
             )
         vocabulary = self._target_model.vocabulary_size
         whole = len(block.log_probabilities) == len(block.entropies) == size <= self._cap
-        if not whole or any(token >= vocabulary for token in block.token_ids):
+        whole = whole and len(block.distributions) in (0, size)
+        numbers = [*(-value for value in block.log_probabilities), *block.entropies]
+        sane = all(0 <= number < math.inf for number in numbers)  # NaN is not
+        if not (whole and sane) or any(token >= vocabulary for token in block.token_ids):
             raise TandemError.draft_unavailable("answered with a malformed block")
 
     def _lose_draft(self, error: TandemError) -> None:
@@ -208,6 +245,9 @@ class Decoder:
         _log.warning("%s: going on without a draft: %s", self._plan.request_id, error)
         self._account.draft_failures += 1
         self._upstream.forget("draft")
+        self._close_draft()
+
+    def _close_draft(self) -> None:
         if self._draft is not None:
             self._draft.close()
             self._draft = None
@@ -233,11 +273,11 @@ class Decoder:
             for index in range(kept)
         ]
         committed.append(next_token(block, verified, kept, follows))
-        self._position += kept
+        self._tokens += block.token_ids[:kept]
         self._continuation = block_pb2.Continuation(position=self._position, kept=kept, token_ids=[follows])
-        self._position += 1
-        if drafted:
-            self._account.round_ended(clock)
+        self._tokens.append(follows)
+        if self._round > 1:  # the first takes in the prompt
+            self._account.round_ended(clock, drafted=drafted)
         return committed
 
     async def _judge(
@@ -286,6 +326,8 @@ class Decoder:
             try:
                 async with asyncio.timeout(self._settings.draft_timeout_seconds):
                     rows = await self._draft.rows(draft_pb2.DraftRows(round=self._round, indices=indices))
+                if tuple(row.index for row in rows.rows) != indices:
+                    raise TandemError.draft_unavailable("answered with other rows than were asked for")
             except TimeoutError:
                 self._lose_draft(TandemError.draft_unavailable("took too long for full rows"))
             except TandemError as error:
@@ -327,6 +369,7 @@ class Decoder:
         self._round += 1
         message = target_pb2.Generate(round=self._round, continuation=self._continuation, max_tokens=self._left)
         clock = RoundClock()
+        is_first = self._round == 1  # and takes in the prompt
         async for token in self._target.generate(message):
             clock.add_target(token.timing)
             committed = CommittedToken(
@@ -336,7 +379,9 @@ class Decoder:
                 target_log_probability=token.log_probability,
                 target_entropy=token.entropy,
             )
-            self._account.round_ended(clock)
+            if not is_first:
+                self._account.round_ended(clock, drafted=0)
+            is_first = False
             clock = RoundClock()
             yield [committed]
 

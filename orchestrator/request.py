@@ -11,6 +11,7 @@ from orchestrator.policy import build_accept_rule, build_stop_rule
 from orchestrator.stopping import StopRule
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling, check_token_ids
+from tandem.rpc.unknown import check_known
 from tandem.tokenization import TokenizationError, Tokenizer
 from tandem.v1 import completion_pb2, model_pb2, sampling_pb2
 
@@ -52,8 +53,9 @@ def plan(
 ) -> Plan:
     """Checks every field of `request`. path: put before field names, as `completion.`.
 
-    Raises TandemError INVALID_FIELD or PROMPT_TOO_LONG.
+    Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
     """
+    check_known(request, path=path)
     vocabulary = target.vocabulary_size
     prompt = _prompt(request, tokenizer, vocabulary, path)
     context = target.context_length or 2**31

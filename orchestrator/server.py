@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,6 +23,8 @@ from tandem.v1 import completion_pb2, completion_pb2_grpc, model_pb2
 
 #: Rounds that may wait for a slow caller; then decoding waits too.
 _ROUNDS_AHEAD = 4
+#: Bytes of a request that are tokenised on a thread of their own.
+_LARGE_REQUEST = 64 * 1024
 
 
 class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
@@ -63,7 +66,10 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         self, request: completion_pb2.CompleteRequest, *, path: str = ""
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
         target = await self._target_model()
-        planned = plan(request, self._tokenizer, target, path=path)
+        if request.ByteSize() > _LARGE_REQUEST:  # it takes seconds, and others must not wait for it
+            planned = await asyncio.to_thread(plan, request, self._tokenizer, target, path=path)
+        else:
+            planned = plan(request, self._tokenizer, target, path=path)
         account = Account(len(planned.prompt))
         draft = None
         if planned.speculation is not None:
@@ -134,6 +140,6 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         try:
             return await self._upstream.draft_model()
         except TandemError as error:
-            if error.code is not grpc.StatusCode.UNAVAILABLE:
+            if error.reason in ("TOKENIZER_MISMATCH", "PROTOCOL_MISMATCH"):
                 raise
             return None

@@ -77,12 +77,15 @@ class DraftStream(_Stream[draft_pb2.DraftRequest]):
 
     unavailable = "DRAFT_UNAVAILABLE"
 
-    async def open(self, message: draft_pb2.DraftOpen) -> None:
-        """Sends `message` without waiting for its answer, which the first `round` reads."""
+    def open(self, message: draft_pb2.DraftOpen) -> None:
+        """Begins to connect and to send `message`; the first `round` waits for both and reads the answer."""
         self._start(draft_pb2_grpc.DraftServiceStub, "Draft")
-        await self._write(draft_pb2.DraftRequest(open=message))
+        # Writing waits for the connection, and nobody should wait for a draft's before there is use for it.
+        self._opening = asyncio.ensure_future(self._write(draft_pb2.DraftRequest(open=message)))
+        self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def round(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftedBlock:
+        await self._opening
         await self._write(draft_pb2.DraftRequest(round=message))
         if not self._opened:
             await self._read("opened")
@@ -92,6 +95,12 @@ class DraftStream(_Stream[draft_pb2.DraftRequest]):
     async def rows(self, message: draft_pb2.DraftRows) -> draft_pb2.DraftedRows:
         await self._write(draft_pb2.DraftRequest(rows=message))
         return await self._read("rows")
+
+
+    def close(self) -> None:
+        if self._call is not None:
+            self._opening.cancel()
+        super().close()
 
 
 class TargetStream(_Stream[target_pb2.VerifyRequest]):
@@ -146,12 +155,15 @@ class Upstream:
 
     #: Seconds for which a model's description is believed before it is asked for again.
     _FRESH_SECONDS = 10.0
+    #: Seconds for which a service that took longer than the timeout is not asked again: no request waits for it twice.
+    _SILENT_SECONDS = 5.0
 
     def __init__(self, target: str, draft: str | None, *, connect_timeout_seconds: float) -> None:
         self._target_pool = ChannelPool(target)
         self._draft_pool = None if draft is None else ChannelPool(draft)
         self._timeout = connect_timeout_seconds
         self._models: dict[str, tuple[float, model_pb2.ModelInfo]] = {}
+        self._silent: dict[str, tuple[float, TandemError]] = {}
 
     @property
     def has_draft(self) -> bool:
@@ -180,6 +192,9 @@ class Upstream:
     async def _model(
         self, side: str, ask: Callable[[], Awaitable[model_pb2.ModelInfo]], pool: ChannelPool, unavailable: str
     ) -> model_pb2.ModelInfo:
+        silent = self._silent.get(side)
+        if silent is not None and time.monotonic() - silent[0] < self._SILENT_SECONDS:
+            raise silent[1]
         known = self._models.get(side)
         if known is not None and time.monotonic() - known[0] < self._FRESH_SECONDS:
             return known[1]
@@ -187,7 +202,12 @@ class Upstream:
             model = await ask()
         except grpc.aio.AioRpcError as error:
             self.forget(side)
-            raise _explain(error, unavailable, pool) from error
+            explained = _explain(error, unavailable, pool)
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # it is there, but says nothing
+                message = f"the {side} service at {pool.endpoint} does not answer"
+                explained = TandemError(unavailable, message, retry_after=self._SILENT_SECONDS)
+                self._silent[side] = (time.monotonic(), explained)
+            raise explained from error
         self._models[side] = (time.monotonic(), model)
         return model
 

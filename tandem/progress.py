@@ -19,7 +19,7 @@ class Progress:
 
     tokens: list[int]
     vocabulary_size: int
-    round: int = 0
+    round: int = -1  # of the last message that was answered; callers may count from 0
     candidates: list[int] = field(default_factory=list)
 
     @property

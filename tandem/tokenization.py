@@ -52,10 +52,10 @@ class Tokenizer:
         except TemplateError as error:
             raise TokenizationError(f"the chat template of {path} cannot be used: {error}") from error
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        """Tokens that there are, added ones included."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """One more than the largest id, added tokens included."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     @cached_property
     def fingerprint(self) -> str:

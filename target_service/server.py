@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
+import torch
 
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import Engine
@@ -58,6 +59,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                         yield response
         except NotFiniteError as error:
             raise TandemError.not_finite() from error
+        except torch.OutOfMemoryError as error:
+            raise TandemError.out_of_memory("the target's device is out of memory") from error
         except ContextFullError as error:
             raise TandemError.invalid_field("round", str(error)) from error
         finally:
@@ -155,6 +158,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.unexpected_message(
                 f"the block of round {message.round} is gone; the last one is of round {progress.round}"
             )
+        if len({row.index for row in message.rows}) < len(message.rows):
+            raise TandemError.invalid_field("resolve.rows", "names a candidate twice")
         resolved = target_pb2.ResolvedDistances(round=message.round)
         for at, row in enumerate(message.rows):
             if row.index >= len(progress.candidates):

@@ -96,8 +96,7 @@ class LossyRule(ABC):
             accepted = verdict.source is not None
             spent += verdict.charge
             charges.append(verdict.charge)
-            # A rejection by the guard says nothing of the distance at which candidates fail.
-            guarded = acts and not accepted and not position.in_support
+            guarded = acts and not accepted and self._guarded(position)
             if position.distance is not None and not ended and not guarded:
                 samples.append(Sample(position.distance.midpoint, accepted))
             if verdict.source is None:
@@ -122,6 +121,13 @@ class LossyRule(ABC):
         self.let_through += judgement.sources.count(Source.LET_THROUGH)
         for sample in judgement.samples:
             self._learn(sample)
+
+    def _guarded(self, position: Position) -> bool:
+        """Whether only the support guard kept a rejected candidate out: that says nothing of its distance."""
+        if position.in_support or position.distance is None:
+            return False
+        middle = position.distance.midpoint
+        return position.v < self._chances(Bracket(middle, middle))[0]
 
     def _decide(self, position: Position, spent: float) -> Verdict | None:
         """The verdict of a measured position past the cold start; None where its bracket leaves it open."""

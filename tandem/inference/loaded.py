@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """vocabulary_size: rows of the output layer. context_length: most tokens of a sequence. dtype: as torch names it,
-    `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty."""
+    """vocabulary_size: ids that may be drawn; the output layer may have more rows. context_length: most tokens of a
+    sequence. dtype: as torch names it, `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty."""
 
     model: PreTrainedModel
     vocabulary_size: int

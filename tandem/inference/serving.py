@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.inference.engine import Engine, configure_threads
 from tandem.inference.loaded import LoadedModel
@@ -36,6 +36,8 @@ def load_engine(
     folder = resolve(name, revision)
     tokenizer = Tokenizer.from_folder(tokenizer_folder(folder))
     loaded = load_model(folder, dtype=dtype, device=device)
+    # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
+    loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
     engine = Engine(ModelRunner(loaded))
     _log.info(
         "loaded %s: %.0f M parameters, %s on %s, in %.1f s",

@@ -10,6 +10,8 @@ from tandem.v1.sampling_pb2 import SamplingParams
 
 _MAX_TOP_K = 2**31 - 1
 _MAX_PENALTY = 2.0
+_MOST_REPETITION = 1000.0
+_MOST_BIAS = 1e30  # logits are fp32: what it cannot hold would look like a broken model
 
 
 def check_sampling(params: SamplingParams, *, path: str, vocabulary_size: int) -> None:
@@ -27,9 +29,9 @@ def check_sampling(params: SamplingParams, *, path: str, vocabulary_size: int) -
     if not 0 <= params.min_p <= 1:
         refuse("min_p", f"must lie in [0, 1], not {params.min_p}")
     if params.HasField("repetition_penalty") and not (
-        math.isfinite(params.repetition_penalty) and params.repetition_penalty > 0
+        1 / _MOST_REPETITION <= params.repetition_penalty <= _MOST_REPETITION
     ):
-        refuse("repetition_penalty", f"must be finite and above 0, not {params.repetition_penalty}")
+        refuse("repetition_penalty", f"must lie in [0.001, 1000], not {params.repetition_penalty}")
     for field in ("presence_penalty", "frequency_penalty"):
         value = getattr(params, field)
         if not -_MAX_PENALTY <= value <= _MAX_PENALTY:
@@ -37,8 +39,8 @@ def check_sampling(params: SamplingParams, *, path: str, vocabulary_size: int) -
     for token, bias in params.logit_bias.items():
         if token >= vocabulary_size:
             refuse("logit_bias", f"token {token} is not below the vocabulary size {vocabulary_size}")
-        if math.isnan(bias) or bias == math.inf:
-            refuse("logit_bias", f"the bias of token {token} must be a number or -infinity, not {bias}")
+        if bias != -math.inf and not abs(bias) <= _MOST_BIAS:
+            refuse("logit_bias", f"the bias of token {token} must lie in [-1e30, 1e30] or be -infinity, not {bias}")
     forbidden = sum(bias == -math.inf for bias in params.logit_bias.values())
     if vocabulary_size and forbidden >= vocabulary_size:
         refuse("logit_bias", "forbids every token")

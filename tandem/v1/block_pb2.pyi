@@ -92,8 +92,9 @@ class Continuation(_message.Message):
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that follow: usually one (correction or bonus); several after the
-        target went on alone; none only directly after opening.
+        """Tokens that follow: usually one (correction or bonus). After the target went
+        on alone, all that it generated for the draft, and none for the target, which
+        holds them. None directly after opening.
         """
 
     def __init__(

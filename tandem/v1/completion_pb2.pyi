@@ -510,7 +510,7 @@ class SpeculationReport(_message.Message):
     full_rows: _builtins.int
     """Full rows that were fetched because a bracket left a position undecided."""
     draft_failures: _builtins.int
-    """Rounds that went on without a draft because it failed or was not there."""
+    """Times that a draft failed or was not there; the target went on alone."""
     @_builtins.property
     def accepted_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """accepted_at[i]: verifications in which candidate i was accepted."""
@@ -571,7 +571,7 @@ class TimeReport(_message.Message):
     draft_compute_microseconds: _builtins.int
     """Draft compute over all rounds."""
     target_compute_microseconds: _builtins.int
-    """Target compute over all rounds, the prompt not counted."""
+    """Target compute over all rounds, the first token and the prompt not counted."""
     rounds_microseconds: _builtins.int
     """Wall time of all rounds."""
     round_overhead_median_microseconds: _builtins.int

@@ -48,7 +48,8 @@ class ModelInfo(_message.Message):
     its own (prompt look-up), which works with any target.
     """
     vocabulary_size: _builtins.int
-    """Number of rows of the output layer; token ids lie in [0, vocabulary_size).
+    """Token ids lie in [0, vocabulary_size): those of the tokenizer. An output
+    layer may have more rows, which are never drawn.
     0 only for a drafter without a vocabulary of its own.
     """
     context_length: _builtins.int

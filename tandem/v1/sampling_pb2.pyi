@@ -116,7 +116,7 @@ class SamplingParams(_message.Message):
     """
     repetition_penalty: _builtins.float
     """Divides positive logits (multiplies negative ones) of every token that
-    occurs in the prompt or in the text so far. > 0 and finite; 1 keeps all.
+    occurs in the prompt or in the text so far. In [0.001, 1000]; 1 keeps all.
     """
     presence_penalty: _builtins.float
     """Subtracted once from the logit of each token that occurs in the text so
@@ -132,8 +132,8 @@ class SamplingParams(_message.Message):
     """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits, by token id. -infinity forbids a token; NaN and
-        +infinity are refused.
+        """Added to the logits, by token id. In [-1e30, 1e30], or -infinity, which
+        forbids a token.
         """
 
     def __init__(

@@ -147,8 +147,9 @@ class VerifyRound(_message.Message):
     CONTINUATION_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
     round: _builtins.int
-    """Number of the round, growing within a sequence; a message whose round is
-    not larger than the last one's is dropped and counted.
+    """Number of the round, growing within a sequence, from 0 or more; a message
+    whose round is not larger than the last one's is dropped and counted, and
+    gets no answer.
     """
     @_builtins.property
     def continuation(self) -> _block_pb2.Continuation:

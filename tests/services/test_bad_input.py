@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 
@@ -63,6 +64,8 @@ BAD = {
     "top_p NaN": (_sampling(top_p=math.nan), "sampling.top_p"),
     "min_p above 1": (_sampling(min_p=1.5), "sampling.min_p"),
     "top_k too large": (_sampling(top_k=2**32 - 1), "sampling.top_k"),
+    "repetition_penalty too small": (_sampling(repetition_penalty=1e-320), "sampling.repetition_penalty"),
+    "bias that fp32 cannot hold": (_sampling(logit_bias={3: 1e39}), "sampling.logit_bias"),
     "repetition_penalty 0": (_sampling(repetition_penalty=0.0), "sampling.repetition_penalty"),
     "presence_penalty out of range": (_sampling(presence_penalty=2.5), "sampling.presence_penalty"),
     "frequency_penalty NaN": (_sampling(frequency_penalty=math.nan), "sampling.frequency_penalty"),
@@ -99,6 +102,28 @@ async def test_bad_requests_are_refused_by_field_and_the_service_goes_on(service
             raise AssertionError(name)
     assert services.target_engine.load().sequences == 0
     assert len((await services.complete([1], policy=policy(), max_tokens=3)).token_ids) == 3
+
+
+async def test_a_field_of_a_newer_contract_is_refused_not_ignored(services: Trio) -> None:
+    for path in ("", "speculation.accept", "sampling", "tokens"):
+        request = make_request([1], sampling={"temperature": 0.0}, speculation=policy())
+        message = request
+        for name in path.split(".") if path else ():
+            message = getattr(message, name)
+        message.MergeFromString(b"\xf2\x3f\x00")  # field 1022, empty
+        error = await services.refusal(request)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED"), path
+        assert error.field == (path or "CompleteRequest") and "1022" in error.message
+
+
+async def test_a_large_prompt_does_not_hold_up_others(services: Trio) -> None:
+    """Tokenising megabytes takes seconds; what is asked meanwhile is answered before that is over."""
+    large = asyncio.ensure_future(services.refusal(completion_pb2.CompleteRequest(text="a b " * 1_500_000)))
+    await asyncio.sleep(0.05)
+    for _ in range(2):
+        assert len((await services.complete([1], max_tokens=2)).token_ids) == 2
+    assert not large.done()
+    assert (await large).reason == "PROMPT_TOO_LONG"
 
 
 async def test_a_prompt_too_long_says_by_how_much(services: Trio) -> None:

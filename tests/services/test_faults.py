@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import grpc
@@ -10,10 +11,13 @@ import pytest
 
 from draft_service.drafters.base import Candidates, SequenceSpec
 from draft_service.drafters.prompt_lookup import PromptLookupDrafter
-from tandem.v1 import completion_pb2, draft_pb2, model_pb2
+from tandem.rpc.server import Server
+from tandem.v1 import completion_pb2, draft_pb2, model_pb2, target_pb2_grpc
+from tandem.wire import model_info
+from target_service.server import TargetServicer
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
-from tests.support.trio import OFF, Trio, make_request, policy, trio
+from tests.support.trio import OFF, Trio, make_request, policy, serve_model, trio
 
 TOKENIZER = byte_tokenizer(64)
 LENGTH = 200
@@ -116,11 +120,11 @@ class _Unruly(PromptLookupDrafter):
         """The base class sets its own."""
 
 
-def _candidates(*token_ids: int, entropies: int | None = None) -> Candidates:
+def _candidates(*token_ids: int, entropies: int | None = None, log_q: float = -1.0) -> Candidates:
     size = len(token_ids)
     return Candidates(
         token_ids=list(token_ids),
-        log_probabilities=[-1.0] * size,
+        log_probabilities=[log_q] * size,
         entropies=[0.5] * (size if entropies is None else entropies),
     )
 
@@ -132,6 +136,8 @@ def _candidates(*token_ids: int, entropies: int | None = None) -> Candidates:
         pytest.param(_candidates(1, 2, 3, 4, 5, 6), id="more than asked for"),
         pytest.param(_candidates(1, 64), id="outside the vocabulary"),
         pytest.param(_candidates(1, 2, entropies=1), id="columns of different lengths"),
+        pytest.param(_candidates(1, 2, log_q=800.0), id="probabilities above 1"),
+        pytest.param(_candidates(1, 2, log_q=math.nan), id="no numbers"),
     ],
 )
 async def test_a_draft_that_misbehaves_is_given_up_and_no_token_is_lost(block: Candidates | None) -> None:
@@ -143,6 +149,52 @@ async def test_a_draft_that_misbehaves_is_given_up_and_no_token_is_lost(block: C
         assert found.finish.speculation.draft_failures == 1
         assert found.finish.speculation.drafted_tokens == 3
         await _until_idle(services)
+
+
+async def test_a_block_that_the_target_refuses_costs_the_draft_not_the_request() -> None:
+    """Under the ratio test every candidate needs its distribution."""
+    drafter = _Unruly(_candidates(), _candidates(7, 8, 9))
+    sampling = {"temperature": 1.0, "seed": 5}
+    async with trio(tiny_llama(1), drafter, TOKENIZER) as services:
+        found = await services.complete([1, 2], policy=policy("fixed", "ratio"), max_tokens=20, sampling=sampling)
+        assert len(found.token_ids) == 20
+        assert found.finish.speculation.draft_failures == 1 and found.finish.speculation.drafted_tokens == 0
+        await _until_idle(services)
+
+
+async def test_a_draft_that_says_nothing_delays_requests_once_and_fails_none() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = {"draft_address": address, "connect_timeout_seconds": 1.0}
+    async with server, trio(tiny_llama(1), None, TOKENIZER, **settings) as services:
+        alone = await services.complete([1, 2], max_tokens=20)
+        for _ in range(3):
+            found = await services.complete([1, 2], policy=policy("fixed"), max_tokens=20)
+            assert found.token_ids == alone.token_ids
+            assert found.finish.speculation.draft_failures == 1
+            assert found.finish.speculation.accept_rule == "off" and not found.finish.speculation.lossy
+        models = await services.stub.GetModels(completion_pb2.GetModelsRequest())
+        assert models.target.model_id and not models.draft.model_id
+
+
+async def test_a_target_replaced_by_another_tokenizers_is_noticed() -> None:
+    async with trio(tiny_llama(1), None, TOKENIZER) as services:
+        await services.complete([1, 2], max_tokens=3)
+        other = serve_model(tiny_llama(1), "another")
+        other.engine.start()
+        port = services.target.port
+        services.target.grace_seconds = 0
+        await services.target.drain()
+        replaced = Server(port=port)
+        servicer = TargetServicer(other.engine, model_info(other))
+        replaced.add(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer, "tandem.v1.TargetService")
+        async with replaced:
+            reasons = {(await services.refusal(make_request([1], speculation=OFF))).reason for _ in range(3)}
+            assert reasons <= {"TOKENIZER_MISMATCH", "TARGET_UNAVAILABLE"} and "TOKENIZER_MISMATCH" in reasons
+        await other.engine.close()
 
 
 async def test_services_may_come_up_in_any_order() -> None:

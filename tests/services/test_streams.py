@@ -184,6 +184,27 @@ async def test_a_bad_block_is_refused_by_the_target(
     assert (error.reason, error.field) == ("INVALID_FIELD", field)
 
 
+async def test_rounds_may_be_counted_from_0(talk: SimpleNamespace) -> None:
+    draft = talk.draft()
+    await draft.ask(open=OPEN)
+    answer = await draft.ask(round={"round": 0, "continuation": _at(3), "limits": LIMITS})
+    assert answer.block.round == 0
+
+
+async def test_a_row_is_asked_for_once(talk: SimpleNamespace) -> None:
+    """A row is as long as the vocabulary: a small message must not ask for thousands of them."""
+    draft, target = talk.draft(), talk.target()
+    await draft.ask(open=OPEN | {"format": {"max_entries": 8, "mass": 0.9}})
+    block = (await draft.ask(round={"round": 1, "continuation": _at(3), "limits": LIMITS})).block.block
+    rows = (await draft.ask(rows={"round": 1, "indices": [0, 2]})).rows.rows
+    assert [row.index for row in rows] == [0, 2]
+    assert (await draft.refusal(rows={"round": 1, "indices": [0, 0]})).field == "rows.indices"
+    await target.ask(open=OPEN)
+    await target.ask(round={"round": 1, "continuation": _at(3), "block": block})
+    error = await target.refusal(resolve={"round": 1, "rows": [rows[0], rows[0]]})
+    assert error.field == "resolve.rows"
+
+
 async def test_a_block_for_another_place_is_refused_by_the_target(talk: SimpleNamespace) -> None:
     stream = talk.target()
     await stream.ask(open=OPEN)

@@ -143,6 +143,7 @@ async def test_a_draft_with_a_shorter_context_leaves_the_rest_to_the_target() ->
             found = await services.complete(prompt, policy=policy("fixed"), max_tokens=40)
             assert found.token_ids == alone.token_ids
             assert found.finish.speculation.draft_failures == 0
+            assert found.finish.speculation.verify_steps <= 20  # it is not asked on and on
 
 
 async def test_chat_and_text_prompts_are_the_tokens_they_stand_for() -> None:

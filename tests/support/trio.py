@@ -73,9 +73,13 @@ async def trio(
     tokenizer: Tokenizer,
     *,
     draft_fingerprint: str | None = None,
+    draft_address: str | None = None,
     **settings: object,
 ) -> AsyncGenerator[Trio]:
-    """Starts all that is needed and stops it. settings: of the orchestrator."""
+    """Starts all that is needed and stops it.
+
+    draft_address: what to take for a draft where none is started. settings: of the orchestrator.
+    """
     async with AsyncExitStack() as stack:
         served = serve_model(target, tokenizer.fingerprint)
         served.engine.start()
@@ -102,7 +106,7 @@ async def trio(
             await stack.enter_async_context(draft_server)
         configured = OrchestratorSettings(
             target=target_server.address,
-            draft=draft_server.address if draft_server else None,
+            draft=draft_server.address if draft_server else draft_address,
             **{"connect_timeout_seconds": 2.0, **settings},
         )
         upstream = Upstream(
