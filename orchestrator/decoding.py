@@ -33,6 +33,7 @@ _RULES = {
     Verification.BLOCK: sampling_pb2.VERIFICATION_RULE_BLOCK,
     Verification.COUPLED: sampling_pb2.VERIFICATION_RULE_COUPLED,
 }
+_ROUNDING = 1e-3  # by which a logarithm or an entropy of 0 may lie on the wrong side of it
 _SOURCES = {
     Source.MATCHED: TokenSource.TOKEN_SOURCE_DRAFT_MATCHED,
     Source.LET_THROUGH: TokenSource.TOKEN_SOURCE_DRAFT_ACCEPTED,
@@ -167,7 +168,7 @@ class Decoder:
             try:
                 committed = await self._verify(block, clock)
             except TandemError as error:
-                if not (error.field or "").startswith("round.block"):
+                if not (error.field or "").startswith(("round.block", "resolve.rows")):
                     raise
                 await self._drop_block(error)
                 break
@@ -234,7 +235,7 @@ class Decoder:
         whole = len(block.log_probabilities) == len(block.entropies) == size <= self._cap
         whole = whole and len(block.distributions) in (0, size)
         numbers = [*(-value for value in block.log_probabilities), *block.entropies]
-        sane = all(0 <= number < math.inf for number in numbers)  # NaN is not
+        sane = all(-_ROUNDING < number < math.inf for number in numbers)  # NaN is not
         if not (whole and sane) or any(token >= vocabulary for token in block.token_ids):
             raise TandemError.draft_unavailable("answered with a malformed block")
 

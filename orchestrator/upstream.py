@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -96,7 +97,6 @@ class DraftStream(_Stream[draft_pb2.DraftRequest]):
         await self._write(draft_pb2.DraftRequest(rows=message))
         return await self._read("rows")
 
-
     def close(self) -> None:
         if self._call is not None:
             self._opening.cancel()
@@ -163,7 +163,7 @@ class Upstream:
         self._draft_pool = None if draft is None else ChannelPool(draft)
         self._timeout = connect_timeout_seconds
         self._models: dict[str, tuple[float, model_pb2.ModelInfo]] = {}
-        self._silent: dict[str, tuple[float, TandemError]] = {}
+        self._silent: dict[str, float] = {}  # when
 
     @property
     def has_draft(self) -> bool:
@@ -192,9 +192,8 @@ class Upstream:
     async def _model(
         self, side: str, ask: Callable[[], Awaitable[model_pb2.ModelInfo]], pool: ChannelPool, unavailable: str
     ) -> model_pb2.ModelInfo:
-        silent = self._silent.get(side)
-        if silent is not None and time.monotonic() - silent[0] < self._SILENT_SECONDS:
-            raise silent[1]
+        if time.monotonic() - self._silent.get(side, -math.inf) < self._SILENT_SECONDS:
+            raise self._silence(pool, unavailable)
         known = self._models.get(side)
         if known is not None and time.monotonic() - known[0] < self._FRESH_SECONDS:
             return known[1]
@@ -202,14 +201,16 @@ class Upstream:
             model = await ask()
         except grpc.aio.AioRpcError as error:
             self.forget(side)
-            explained = _explain(error, unavailable, pool)
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # it is there, but says nothing
-                message = f"the {side} service at {pool.endpoint} does not answer"
-                explained = TandemError(unavailable, message, retry_after=self._SILENT_SECONDS)
-                self._silent[side] = (time.monotonic(), explained)
-            raise explained from error
+                self._silent[side] = time.monotonic()
+                raise self._silence(pool, unavailable) from error
+            raise _explain(error, unavailable, pool) from error
         self._models[side] = (time.monotonic(), model)
         return model
+
+    def _silence(self, pool: ChannelPool, unavailable: str) -> TandemError:
+        message = f"the service at {pool.endpoint} took too long to say what it serves"
+        return TandemError(unavailable, message, retry_after=self._SILENT_SECONDS)
 
     async def _ask_target(self) -> model_pb2.ModelInfo:
         """Retries while nothing listens: the services of a host start in any order."""

@@ -162,6 +162,20 @@ async def test_a_block_that_the_target_refuses_costs_the_draft_not_the_request()
         await _until_idle(services)
 
 
+async def test_a_draft_that_is_sure_is_not_taken_for_a_broken_one() -> None:
+    """Probabilities of 1: their logarithms and entropies are 0 but for rounding, on either side."""
+    async with trio(tiny_llama(1), tiny_llama(1), TOKENIZER) as services:
+        for accept in ("ratio", "block", "coupled", "adasd"):
+            sampling = {"temperature": 0.01, "top_k": 1, "seed": 1}
+            found = await services.complete([1, 2], policy=policy("fixed", accept), max_tokens=60, sampling=sampling)
+            assert found.finish.speculation.draft_failures == 0
+            assert found.finish.speculation.draft_acceptance_rate == 1
+    drafter = _Unruly(_candidates(7, 8, log_q=2e-7), _candidates(), _candidates(log_q=0))
+    async with trio(tiny_llama(1), drafter, TOKENIZER) as services:
+        found = await services.complete([1, 2], policy=policy("fixed"), max_tokens=4)
+        assert found.finish.speculation.draft_failures == 0
+
+
 async def test_a_draft_that_says_nothing_delays_requests_once_and_fails_none() -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
