@@ -11,6 +11,7 @@ from torch import Tensor
 from tandem.distributions import CompressedRow, compress, entropy, full_row_distance
 from tandem.inference import runner
 from tandem.inference.engine import Engine, Timing
+from tandem.inference.work import SingleWork
 from tandem.noise import NoiseStream
 from tandem.sampling import History, SamplingChain, SamplingParams
 from target_service.verification import BlockNumbers, Rule, target_tokens, verify
@@ -109,7 +110,7 @@ def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Se
     return tokens[sequence.length :]
 
 
-class _Verification:
+class _Verification(SingleWork):
     """One block; runs on the engine's thread."""
 
     def __init__(
@@ -146,7 +147,7 @@ class _Verification:
             self.rows_of_p = [compress(row, spec.max_entries, spec.mass) for row in log_p]
 
 
-class _Generation:
+class _Generation(SingleWork):
     """Token by token; runs on the engine's thread."""
 
     def __init__(self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int) -> None:

@@ -14,6 +14,7 @@ from tandem.distributions import CompressedRow, compress, entropy, law, truncate
 from tandem.gumbel import gumbel_argmax
 from tandem.inference import runner
 from tandem.inference.engine import Engine
+from tandem.inference.work import SingleWork
 from tandem.noise import Purpose
 from tandem.sampling import History, SamplingChain, draw
 from tandem.v1 import draft_pb2, model_pb2, sampling_pb2
@@ -90,7 +91,7 @@ class ModelSequence:
         await self._engine.release(self._sequence)
 
 
-class _Prefill:
+class _Prefill(SingleWork):
     """Feeds tokens without asking for logits."""
 
     def __init__(self, sequence: runner.Sequence, tokens: Sequence[int]) -> None:
@@ -105,7 +106,7 @@ class _Prefill:
         """Nothing was asked for."""
 
 
-class _Drafting:
+class _Drafting(SingleWork):
     """One block in the making; runs on the engine's thread."""
 
     def __init__(

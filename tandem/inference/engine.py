@@ -162,11 +162,10 @@ class Engine:
         for job, _ in blocks:
             job.step_began(began)
         outcomes = self._forward([block for _, block in blocks])
-        seconds = time.perf_counter() - began
-        going_on = [
-            job for (job, _), outcome in zip(blocks, outcomes, strict=True) if self._receive(job, outcome, seconds)
-        ]
-        self._jobs = going_on + postponed  # the older work of a sequence stays before the younger one
+        jobs = [job for job, _ in blocks]
+        self._receive(jobs, outcomes, time.perf_counter() - began)
+        # The older work of a sequence stays before the younger one.
+        self._jobs = [job for job in jobs if not job.ended] + postponed
 
     def _next_blocks(self) -> tuple[list[tuple[Job, Block]], list[Job]]:
         """Jobs with their next blocks, and jobs that wait for an older one on the same sequence."""
@@ -194,9 +193,9 @@ class Engine:
                 job.computed(time.perf_counter() - began)
                 return block
         except Exception as error:
-            job.send(error)
+            job.end(error)
             return None
-        job.send(None)
+        job.end(None)
         return None
 
     def _forward(self, blocks: list[Block]) -> Seq[Tensor | Exception]:
@@ -210,23 +209,26 @@ class Engine:
                 return [error]
         return [outcome for block in blocks for outcome in self._forward([block])]
 
-    def _receive(self, job: Job, outcome: Tensor | Exception, seconds: float) -> bool:
-        """Hands a step's logits to its work. False where it is over."""
-        if job.cancelled:
-            return False
-        if isinstance(outcome, Exception):
-            job.send(outcome)
-            return False
-        began = time.perf_counter()
-        try:
-            item = job.work.receive(outcome)
-        except Exception as error:
-            job.send(error)
-            return False
-        job.computed(seconds + time.perf_counter() - began)
-        if item is not None:
-            job.send((item, job.timing()))
-        return True
+    def _receive(self, jobs: Seq[Job], outcomes: Seq[Tensor | Exception], seconds: float) -> None:
+        """Hands a step's logits to the works, those of one class together."""
+        groups: dict[type[Work], list[tuple[Job, Tensor]]] = {}
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.cancelled:
+                job.ended = True
+            elif isinstance(outcome, Exception):
+                job.end(outcome)
+            else:
+                groups.setdefault(type(job.work), []).append((job, outcome))
+        for group in groups.values():
+            began = time.perf_counter()
+            items = _received([job.work for job, _ in group], [logits for _, logits in group])
+            spent = seconds + time.perf_counter() - began
+            for (job, _), item in zip(group, items, strict=True):
+                job.computed(spent)
+                if isinstance(item, Exception):
+                    job.end(item)
+                elif item is not None:
+                    job.send((item, job.timing()))
 
     def _fail_all(self) -> None:
         """Ends every work that is left, queued ones included."""
@@ -242,6 +244,16 @@ class Engine:
                 self._jobs = [message]
             elif message is not None:
                 message()
+
+
+def _received(works: Seq[Work], logits: Seq[Tensor]) -> Seq[Any]:
+    """What the works, all of one class, made of their logits. One that raises is told from the others by itself."""
+    try:
+        return type(works[0]).receive_all(works, logits)
+    except Exception as error:
+        if len(works) == 1:
+            return [error]
+    return [item for work, rows in zip(works, logits, strict=True) for item in _received([work], [rows])]
 
 
 def configure_threads(threads: int | None) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class Timing:
 
 
 class Work(Protocol):
-    """What is to be done with one sequence. Both methods run on the engine's thread."""
+    """What is to be done with one sequence. Its methods run on the engine's thread."""
 
     sequence: Sequence
 
@@ -34,9 +34,33 @@ class Work(Protocol):
         """Tokens to feed and how many of the last rows of logits are wanted; None when finished."""
         ...
 
-    def receive(self, logits: Tensor) -> Any:
-        """Takes fp32 logits [rows, V]. What it returns, unless None, is given to `stream`'s reader."""
+    @classmethod
+    def receive_all(cls, works: Seq[Self], logits: Seq[Tensor]) -> Seq[Any]:
+        """Takes the logits of all works of this class in one step, so that they are computed with together.
+
+        logits: fp32 [rows, V] for each work, views of one tensor where the works lie side by side. Returns an entry
+        for each work: what `stream`'s reader is given, None for nothing, an exception to end that work alone.
+        If it raises, no work may have changed: the engine then calls it for each work by itself.
+        """
         ...
+
+
+class SingleWork:
+    """Base of works that take their logits one by one, through `receive`."""
+
+    def receive(self, logits: Tensor) -> Any:
+        """Takes fp32 logits [rows, V]; returns what `stream`'s reader is given, None for nothing."""
+        raise NotImplementedError
+
+    @classmethod
+    def receive_all(cls, works: Seq[Self], logits: Seq[Tensor]) -> Seq[Any]:
+        results: list[Any] = []
+        for work, rows in zip(works, logits, strict=True):
+            try:
+                results.append(work.receive(rows))
+            except Exception as error:
+                results.append(error)
+        return results
 
 
 class Job:
@@ -45,6 +69,7 @@ class Job:
     def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
         self.cancelled = False
+        self.ended = False
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
         self._loop = loop
         self._submitted = time.perf_counter()
@@ -63,6 +88,11 @@ class Job:
     def timing(self) -> Timing:
         queued = 0.0 if self._started is None else self._started - self._submitted
         return Timing(round(queued * 1e6), round(self._compute * 1e6), self._steps)
+
+    def end(self, error: Exception | None) -> None:
+        """The work is over: finished, or failed with `error`."""
+        self.ended = True
+        self.send(error)
 
     def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
         """From the engine's thread to the awaiting task, whose loop may be gone by now."""

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tandem.inference.engine import Engine
 from tandem.inference.runner import Block, ModelRunner, Sequence
+from tandem.inference.work import SingleWork
 from tests.support.tiny import tiny_llama
 
 PROMPTS = [[1, 2, 3], [9], [5, 4, 3, 2, 1, 0, 7], [20, 21]]
 
 
-class Greedy:
+class Greedy(SingleWork):
     """A prompt and `count` tokens after it; receive returns each token."""
 
     def __init__(self, sequence: Sequence, prompt: Seq[int], count: int) -> None:
