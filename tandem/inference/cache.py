@@ -1,61 +1,73 @@
-"""The key-value cache of one sequence."""
+"""The memory of the key-value cache: one tensor of keys and one of values for all layers and all sequences."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_LEAST_CAPACITY = 256
+from tandem.inference.blocks import BlockPool
+from tandem.inference.table import BLOCK_SIZE, BlockTable
 
 
-class KeyValueCache:
-    """Keys and values of all layers, contiguous, growing by half when full.
+@dataclass(frozen=True, slots=True)
+class EntryShape:
+    """What one token leaves in the cache: in each of `layers`, `heads` keys of `key_dim` and values of `value_dim`."""
 
-    `length` entries are valid in every layer. A forward pass appends behind them layer by layer and `advance`s at its
-    end, so that one that fails leaves the cache as it was.
-    """
-
-    def __init__(self, layers: int) -> None:
-        self.length = 0
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores [heads, n, dim] behind the valid entries; returns views [heads, length + n, dim] of all of them."""
-        end = self.length + keys.shape[1]
-        stored_keys = self._keys[layer] = _fit(self._keys[layer], keys, self.length, end)
-        stored_values = self._values[layer] = _fit(self._values[layer], values, self.length, end)
-        stored_keys[:, self.length : end] = keys
-        stored_values[:, self.length : end] = values
-        return stored_keys[:, :end], stored_values[:, :end]
-
-    def advance(self, count: int) -> None:
-        """Makes what the last pass appended valid."""
-        self.length += count
-
-    def truncate(self, length: int) -> None:
-        """Keeps the first `length` entries; nothing is copied. Raises ValueError where there are fewer."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot cut {self.length} entries to {length}")
-        self.length = length
-
-    def free(self) -> None:
-        """Gives the memory back."""
-        self.length = 0
-        self._keys = [None] * len(self._keys)
-        self._values = [None] * len(self._values)
+    layers: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
-        """Memory held, valid or not."""
-        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        return self.layers * self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
-def _fit(buffer: Tensor | None, like: Tensor, length: int, needed: int) -> Tensor:
-    if buffer is not None and buffer.shape[1] >= needed:
-        return buffer
-    capacity = max(_LEAST_CAPACITY, needed + needed // 2)
-    grown = torch.empty(like.shape[0], capacity, like.shape[2], dtype=like.dtype, device=like.device)
-    if buffer is not None:
-        grown[:, :length] = buffer[:, :length]
-    return grown
+class KeyValueCache:
+    """`blocks` blocks of entries. Memory of the CPU is taken as entries are first written to."""
+
+    def __init__(self, shape: EntryShape, blocks: int, device: torch.device) -> None:
+        """Raises torch.OutOfMemoryError or RuntimeError where the device has not that much."""
+        self.shape = shape
+        self.device = device
+        self.pool = BlockPool(blocks)
+        entries = blocks * BLOCK_SIZE
+        # A head's entries lie side by side: that is how attention reads them.
+        self._keys = torch.empty(shape.layers, shape.heads, entries, shape.key_dim, dtype=shape.dtype, device=device)
+        self._values = torch.empty(
+            shape.layers, shape.heads, entries, shape.value_dim, dtype=shape.dtype, device=device
+        )
+
+    @property
+    def block_bytes(self) -> int:
+        return BLOCK_SIZE * self.shape.bytes
+
+    @property
+    def capacity(self) -> int:
+        """Entries that there is room for."""
+        return self.pool.count * BLOCK_SIZE
+
+    def table(self) -> BlockTable:
+        """An empty sequence's."""
+        return BlockTable(self.pool, self._copy)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores [heads, n, dim] at entries `slots`, int64 [n]."""
+        self._keys[layer].index_copy_(1, slots, keys)
+        self._values[layer].index_copy_(1, slots, values)
+
+    def views(self, start: int, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys and values of entries [start, stop), by layer, each a view [heads, stop - start, dim]."""
+        return self._keys[:, :, start:stop].unbind(0), self._values[:, :, start:stop].unbind(0)
+
+    def gather(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values at entries `slots`: [heads, n, dim]."""
+        return self._keys[layer].index_select(1, slots), self._values[layer].index_select(1, slots)
+
+    def _copy(self, source: int, target: int, count: int) -> None:
+        begin, end = source * BLOCK_SIZE, target * BLOCK_SIZE
+        for tensor in (self._keys, self._values):
+            tensor[:, :, end : end + count] = tensor[:, :, begin : begin + count]

@@ -1,7 +1,7 @@
 """The engine: one thread owns the model, asyncio owns the network, they meet in one queue.
 
-Every step is one forward pass for the next blocks of all works that are under way; a work joins at the step after its
-submission and leaves when it has nothing to feed.
+Every step is one forward pass for what the scheduler picks of all works that are under way; a work joins at the step
+after its submission and leaves when it has nothing to feed.
 """
 
 from __future__ import annotations
@@ -20,36 +20,70 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tandem.inference.runner import Block, ModelRunner, Sequence
+from tandem.inference.runner import Block, Chunk, ModelRunner
+from tandem.inference.scheduler import Budget, Scheduler, Task
+from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.work import Job, Timing, Work
 
-__all__ = ["Engine", "EngineClosedError", "EngineLoad", "Timing", "Work", "configure_threads"]
+__all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing", "Work"]
 
 _log = logging.getLogger(__name__)
+
+# Memory that the logits of one step may take, in fp32.
+_LOGITS_BYTES = 256 << 20
+# Seconds between looks at whether a step has become possible, where others hold the whole cache.
+_STALL_SECONDS = 0.02
+_RETRY_SECONDS = (0.5, 30.0)
 
 
 class EngineClosedError(Exception):
     """The engine has been closed."""
 
 
+class EngineFullError(Exception):
+    """The engine takes no more sequences now. retry_after: seconds after which it may."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """max_sequences: open ones. max_queue: open ones of which nothing has been run yet. step_tokens: tokens of a step
+    that prompts may fill up; None for 2,048 on CUDA and 24 per thread on a CPU, which keeps such a step short."""
+
+    max_sequences: int = 256
+    max_queue: int = 64
+    step_tokens: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """sequences: open ones. waiting: works that are queued or under way. cache_bytes: memory of all caches."""
+    """sequences: open ones. waiting: works that are queued or under way. cache_bytes: of blocks that open sequences
+    hold. cache_capacity_bytes: of all blocks. preemptions: sequences that had to give way since the start."""
 
     sequences: int
     waiting: int
     cache_bytes: int
+    cache_capacity_bytes: int
+    preemptions: int
 
 
 class Engine:
     """Runs works on one model. `start` it, and `await close()` it at the end."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, limits: EngineLimits | None = None) -> None:
         self._runner = runner
+        self._limits = limits or EngineLimits()
+        self._scheduler = Scheduler(runner.cache.pool, _budget(runner, self._limits))
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: list[Job] = []
+        self._is_stalled = False
         self._sequences: set[Sequence] = set()
+        self._queued: set[Sequence] = set()  # those of which nothing has been run yet
         self._waiting = 0
+        self._token_seconds = 0.0  # what a token of a step takes, of late
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="tandem-engine", daemon=True)
 
@@ -67,11 +101,12 @@ class Engine:
             self._fail_all()
 
     async def open(self) -> Sequence:
-        """A new, empty sequence. Raises EngineClosedError."""
-        if self._closed:
-            raise EngineClosedError("the engine is closed")
+        """A new, empty sequence. Raises EngineClosedError or EngineFullError."""
+        self._admit()
         sequence = self._runner.open()
         self._sequences.add(sequence)
+        self._queued.add(sequence)
+        self._inbox.put(lambda: self._scheduler.add(sequence))
         return sequence
 
     async def release(self, sequence: Sequence) -> None:
@@ -80,11 +115,12 @@ class Engine:
         Does not wait, so that a caller on its way out can call it.
         """
         self._sequences.discard(sequence)
+        self._queued.discard(sequence)
         if self._closed:
             await self.close()
             sequence.close()
         else:
-            self._inbox.put(sequence.close)
+            self._inbox.put(lambda: self._close(sequence))
 
     async def run(self, work: Work) -> Timing:
         """Carries `work` through. Cancelling takes it out before the next step. Raises what the work raised."""
@@ -95,7 +131,7 @@ class Engine:
         return job.timing()
 
     async def stream(self, work: Work) -> AsyncGenerator[tuple[Any, Timing]]:
-        """As `run`, and yields each result of `receive` with the time spent since the one before."""
+        """As `run`, and yields what `receive_all` returned for it with the time spent since the item before."""
         before = Timing()
         async with aclosing(self._results(self._submit(work))) as results:
             async for item, timing in results:
@@ -107,8 +143,28 @@ class Engine:
                 before = timing
 
     def load(self) -> EngineLoad:
-        sequences = tuple(self._sequences)
-        return EngineLoad(len(sequences), self._waiting, sum(sequence.cache.bytes for sequence in sequences))
+        cache = self._runner.cache
+        return EngineLoad(
+            sequences=len(self._sequences),
+            waiting=self._waiting,
+            cache_bytes=cache.pool.held * cache.block_bytes,
+            cache_capacity_bytes=cache.pool.count * cache.block_bytes,
+            preemptions=self._scheduler.preemptions,
+        )
+
+    def _admit(self) -> None:
+        if self._closed:
+            raise EngineClosedError("the engine is closed")
+        limits = self._limits
+        if len(self._sequences) >= limits.max_sequences:
+            raise EngineFullError(f"all {limits.max_sequences} sequences are taken", self._retry_after())
+        if len(self._queued) >= limits.max_queue:
+            raise EngineFullError(f"{limits.max_queue} sequences wait for their first step", self._retry_after())
+
+    def _retry_after(self) -> float:
+        """About as long as what is waiting takes."""
+        missing = sum(job.sequence.missing for job in tuple(self._jobs))
+        return min(max(missing * self._token_seconds, _RETRY_SECONDS[0]), _RETRY_SECONDS[1])
 
     def _submit(self, work: Work) -> Job:
         if self._closed:
@@ -143,9 +199,13 @@ class Engine:
         """Takes in what has been submitted, waiting only where there is nothing to do; False at the end."""
         while True:
             try:
-                message = self._inbox.get(block=not self._jobs)
+                if self._is_stalled:
+                    message = self._inbox.get(timeout=_STALL_SECONDS)
+                else:
+                    message = self._inbox.get(block=not self._jobs)
             except queue.Empty:
                 return True
+            self._is_stalled = False
             if message is None:
                 return False
             if isinstance(message, Job):
@@ -153,71 +213,88 @@ class Engine:
             else:
                 message()
 
+    def _close(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        sequence.close()
+
     def _step(self) -> None:
-        blocks, postponed = self._next_blocks()
-        self._jobs = postponed
-        if not blocks:
+        running = self._with_tasks()
+        if not running:
+            return
+        planned = self._scheduler.plan(list(running))
+        if not planned:
+            self._is_stalled = True
             return
         began = time.perf_counter()
-        for job, _ in blocks:
+        jobs = [running[task] for task, _ in planned]
+        for job in jobs:
             job.step_began(began)
-        outcomes = self._forward([block for _, block in blocks])
-        jobs = [job for job, _ in blocks]
-        self._receive(jobs, outcomes, time.perf_counter() - began)
-        # The older work of a sequence stays before the younger one.
-        self._jobs = [job for job in jobs if not job.ended] + postponed
+            self._queued.discard(job.sequence)
+        chunks = [chunk for _, chunk in planned]
+        outcomes = self._run(chunks)
+        seconds = time.perf_counter() - began
+        self._note_pace(seconds / sum(chunk.count for chunk in chunks))
+        self._receive(jobs, outcomes, seconds)
+        self._jobs = [job for job in self._jobs if not job.ended]
 
-    def _next_blocks(self) -> tuple[list[tuple[Job, Block]], list[Job]]:
-        """Jobs with their next blocks, and jobs that wait for an older one on the same sequence."""
-        blocks: list[tuple[Job, Block]] = []
-        postponed: list[Job] = []
+    def _with_tasks(self) -> dict[Task, Job]:
+        """The jobs that have tokens to run. Those that wait for an older one on the same sequence are not among them,
+        those that are over have left."""
+        running: dict[Task, Job] = {}
         busy: set[Sequence] = set()
         for job in self._jobs:
-            if job.work.sequence in busy:
-                postponed.append(job)
-            elif (block := self._next_block(job)) is not None:
-                busy.add(job.work.sequence)
-                blocks.append((job, block))
-        return blocks, postponed
+            if job.cancelled:
+                job.ended = True
+            elif job.sequence not in busy:
+                if job.task is None:
+                    self._next_block(job)
+                elif job.sequence.closed:
+                    job.end(SequenceClosedError("the sequence is closed"))
+                if job.task is not None and not job.ended:
+                    running[job.task] = job
+                    busy.add(job.sequence)
+        self._jobs = [job for job in self._jobs if not job.ended]
+        return running
 
-    def _next_block(self, job: Job) -> Block | None:
-        """The job's next block; None where it is finished, has failed or nobody waits for it."""
-        if job.cancelled:
-            return None
+    def _next_block(self, job: Job) -> None:
+        """Gives the job its next task, or ends it."""
         began = time.perf_counter()
         try:
             feed = job.work.next_block()
-            if feed is not None:
-                block = Block(job.work.sequence, *feed)
-                self._runner.check(block)
-                job.computed(time.perf_counter() - began)
-                return block
+            if feed is None:
+                job.end(None)
+                return
+            block = Block(job.sequence, *feed)
+            self._runner.check(block)
         except Exception as error:
             job.end(error)
-            return None
-        job.end(None)
-        return None
+            return
+        job.begin(block.token_ids, block.logits_rows)
+        job.computed(time.perf_counter() - began)
 
-    def _forward(self, blocks: list[Block]) -> Seq[Tensor | Exception]:
-        """Logits of each block, or what it failed with. A pass that fails changed nothing, so where it had several
-        blocks each is tried alone: the one at fault fails, the others go on."""
+    def _run(self, chunks: Seq[Chunk]) -> Seq[Tensor | Exception]:
+        """Logits of each chunk, or what it failed with. A pass that fails changed nothing, so where it had several
+        chunks each is tried alone: the one at fault fails, the others go on."""
         try:
-            return self._runner.forward(blocks)
+            return self._runner.run(chunks)
         except Exception as error:
-            _log.warning("a forward pass over %d blocks failed: %s", len(blocks), error)
-            if len(blocks) == 1:
+            _log.warning("a forward pass over %d sequences failed: %s", len(chunks), error)
+            if len(chunks) == 1:
                 return [error]
-        return [outcome for block in blocks for outcome in self._forward([block])]
+        return [outcome for chunk in chunks for outcome in self._run([chunk])]
 
     def _receive(self, jobs: Seq[Job], outcomes: Seq[Tensor | Exception], seconds: float) -> None:
-        """Hands a step's logits to the works, those of one class together."""
+        """Hands a step's logits to the works whose blocks are complete, those of one class together."""
         groups: dict[type[Work], list[tuple[Job, Tensor]]] = {}
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.cancelled:
                 job.ended = True
             elif isinstance(outcome, Exception):
-                job.end(outcome)
+                job.give_up(outcome)
+            elif job.sequence.missing:
+                job.computed(seconds)
             else:
+                job.complete()
                 groups.setdefault(type(job.work), []).append((job, outcome))
         for group in groups.values():
             began = time.perf_counter()
@@ -229,6 +306,9 @@ class Engine:
                     job.end(item)
                 elif item is not None:
                     job.send((item, job.timing()))
+
+    def _note_pace(self, token_seconds: float) -> None:
+        self._token_seconds += (token_seconds - self._token_seconds) * (0.1 if self._token_seconds else 1)
 
     def _fail_all(self) -> None:
         """Ends every work that is left, queued ones included."""
@@ -246,6 +326,13 @@ class Engine:
                 message()
 
 
+def _budget(runner: ModelRunner, limits: EngineLimits) -> Budget:
+    loaded = runner.loaded
+    # On a CPU matrices of some tens of rows are as quick per row as larger ones.
+    tokens = limits.step_tokens or (2048 if loaded.device.type == "cuda" else 24 * max(2, torch.get_num_threads()))
+    return Budget(tokens=tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)))
+
+
 def _received(works: Seq[Work], logits: Seq[Tensor]) -> Seq[Any]:
     """What the works, all of one class, made of their logits. One that raises is told from the others by itself."""
     try:
@@ -254,14 +341,3 @@ def _received(works: Seq[Work], logits: Seq[Tensor]) -> Seq[Any]:
         if len(works) == 1:
             return [error]
     return [item for work, rows in zip(works, logits, strict=True) for item in _received([work], [rows])]
-
-
-def configure_threads(threads: int | None) -> None:
-    """Bounds the CPU threads of this process's models; None leaves torch's choice (OMP_NUM_THREADS, or all cores).
-
-    Threads that wait must not spin where services share cores: OMP_WAIT_POLICY=PASSIVE has to be in the environment
-    before torch is imported, since OpenMP reads it once, when it is loaded. Three spinning two-thread processes on
-    two cores take 3 to 10 times as long for a step.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)

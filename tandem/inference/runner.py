@@ -1,4 +1,4 @@
-"""One forward pass for the blocks of many sequences."""
+"""One forward pass for tokens of many sequences."""
 
 from __future__ import annotations
 
@@ -7,44 +7,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from tandem.inference.attention import NAME, Slice, Step
+from tandem.inference.attention import NAME
 from tandem.inference.cache import KeyValueCache
+from tandem.inference.capacity import GPU_SHARE, blocks_for
 from tandem.inference.loaded import LoadedModel
-from tandem.models import UnsupportedModelError
+from tandem.inference.sequence import Sequence, SequenceClosedError
+from tandem.inference.step import Step
+from tandem.inference.support import check_supported, probe
 
-_NOT_PLUGGABLE = "its attention does not go through transformers' attention interface"
+__all__ = [
+    "Block", "CacheTooSmallError", "Chunk", "ContextFullError", "ModelRunner", "Sequence", "SequenceClosedError",
+]  # fmt: skip
 
 
 class ContextFullError(ValueError):
     """A sequence would outgrow the model's context."""
 
 
-class SequenceClosedError(ValueError):
-    """The sequence has been closed."""
-
-
-class Sequence:
-    """One sequence in a model: the tokens whose keys and values are held."""
-
-    def __init__(self, layers: int) -> None:
-        self.cache = KeyValueCache(layers)
-        self.closed = False
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-        return self.cache.length
-
-    def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens. Raises ValueError where there are fewer."""
-        self.cache.truncate(length)
-
-    def close(self) -> None:
-        """Frees the cache; nothing can be fed any more. May be called again."""
-        self.closed = True
-        self.cache.free()
+class CacheTooSmallError(ValueError):
+    """A sequence would outgrow the whole key-value cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +38,41 @@ class Block:
     logits_rows: int
 
 
-class ModelRunner:
-    """Runs one model. Belongs to one thread."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `count` tokens of a sequence that are not in the cache; logits of the last `logits_rows` are wanted."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Raises UnsupportedModelError, naming the model, where its attention cannot be served."""
+    sequence: Sequence
+    count: int
+    logits_rows: int
+
+
+class ModelRunner:
+    """Runs one model over one key-value cache. Belongs to one thread."""
+
+    def __init__(
+        self, loaded: LoadedModel, *, cache_bytes: int | None = None, gpu_share: float = GPU_SHARE
+    ) -> None:
+        """cache_bytes, gpu_share: see `blocks_for`.
+
+        Raises UnsupportedModelError, naming the model, where its attention cannot be served, and ModelError where
+        there is no memory for the cache.
+        """
         self.loaded = loaded
         self._model = loaded.model
-        self._config = loaded.model.config.get_text_config()
-        self._layers: int = self._config.num_hidden_layers
         self._embeddings = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[index, union-attr]
         check_supported(self._model)
         self._model.set_attn_implementation(NAME)
-        self._probe()
+        with torch.inference_mode():
+            shape = probe(self._model, lambda step: self._run([0, 0], [0, 1], [1], step))
+            blocks = blocks_for(shape, loaded.device, cache_bytes=cache_bytes, gpu_share=gpu_share)
+            self.cache = KeyValueCache(shape, blocks, loaded.device)
 
     def open(self) -> Sequence:
-        return Sequence(self._layers)
+        return Sequence(self.cache.table())
 
     def check(self, block: Block) -> None:
-        """Raises SequenceClosedError, ContextFullError, or ValueError for a block that is none."""
+        """Raises SequenceClosedError, ContextFullError, CacheTooSmallError, or ValueError for a block that is none."""
         if block.sequence.closed:
             raise SequenceClosedError("the sequence is closed")
         count = len(block.token_ids)
@@ -82,34 +80,60 @@ class ModelRunner:
             raise ValueError(f"a block of {count} tokens cannot give {block.logits_rows} rows of logits")
         if min(block.token_ids) < 0 or max(block.token_ids) >= self._embeddings:
             raise ValueError(f"token ids must lie in [0, {self._embeddings})")
-        needed, limit = block.sequence.length + count, self.loaded.context_length
-        if needed > limit:
-            raise ContextFullError(f"{needed} tokens do not fit the context of {limit}")
+        needed, context, capacity = block.sequence.length + count, self.loaded.context_length, self.cache.capacity
+        if needed > context:
+            raise ContextFullError(f"{needed} tokens do not fit the context of {context}")
+        if needed > capacity:
+            raise CacheTooSmallError(f"{needed} tokens do not fit the key-value cache, which holds {capacity}")
 
-    @torch.inference_mode()
     def forward(self, blocks: Seq[Block]) -> list[Tensor]:
-        """Logits fp32 [logits_rows, V] of each block, of different sequences; appends all tokens to the caches.
+        """Appends each block to its sequence and runs all that is not cached yet, in one pass.
 
-        Raises what `check` raises before anything is done. Whatever is raised, every cache is as it was.
+        Returns logits fp32 [logits_rows, V] of each block. Raises what `check` and `run` raise; every sequence is
+        then as it was.
         """
         if len({id(block.sequence) for block in blocks}) < len(blocks):
             raise ValueError("a sequence can have one block in a step")
-        slices: list[Slice] = []
-        tokens: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
         for block in blocks:
             self.check(block)
-            start, past = len(tokens), block.sequence.length
-            tokens.extend(block.token_ids)
-            stop = len(tokens)
-            slices.append(Slice(start, stop, block.sequence.cache))
-            positions.extend(range(past, past + stop - start))
-            wanted.extend(range(stop - block.logits_rows, stop))
-        logits = self._run(tokens, positions, wanted, Step(slices))
-        for part in slices:
-            part.cache.advance(part.stop - part.start)
-        return list(logits.split([block.logits_rows for block in blocks]))
+        lengths = [block.sequence.length for block in blocks]
+        for block in blocks:
+            block.sequence.extend(block.token_ids)
+        try:
+            return self.run([Chunk(block.sequence, block.sequence.missing, block.logits_rows) for block in blocks])
+        except Exception:
+            for block, length in zip(blocks, lengths, strict=True):
+                block.sequence.truncate(length)
+            raise
+
+    @torch.inference_mode()
+    def run(self, chunks: Seq[Chunk]) -> list[Tensor]:
+        """One pass over chunks of different sequences: logits fp32 [logits_rows, V] of each.
+
+        Raises ValueError where the cache has no room; the caller makes some. Whatever is raised, no sequence has more
+        or fewer valid entries than before.
+        """
+        tables = [chunk.sequence.table for chunk in chunks]
+        try:
+            for chunk in chunks:
+                chunk.sequence.table.reserve(chunk.count)
+            tokens: list[int] = []
+            positions: list[int] = []
+            wanted: list[int] = []
+            for chunk in chunks:
+                past = chunk.sequence.cached
+                tokens.extend(chunk.sequence.tokens[past : past + chunk.count])
+                positions.extend(range(past, past + chunk.count))
+                wanted.extend(range(len(tokens) - chunk.logits_rows, len(tokens)))
+            step = Step(self.cache, [(chunk.sequence.table, chunk.count) for chunk in chunks])
+            logits = self._run(tokens, positions, wanted, step)
+        except BaseException:
+            for table in tables:
+                table.truncate(table.length)  # what was reserved
+            raise
+        for chunk in chunks:
+            chunk.sequence.advance(chunk.count, unconfirmed=max(0, chunk.logits_rows - 1))
+        return list(logits.split([chunk.logits_rows for chunk in chunks]))
 
     def _run(self, tokens: Seq[int], positions: Seq[int], wanted: Seq[int], step: Step) -> Tensor:
         device = self.loaded.device
@@ -122,48 +146,6 @@ class ModelRunner:
             logits_to_keep=keep,
             tandem_step=step,
         ).logits[0]
-        if len(step.windows) != self._layers:
-            raise UnsupportedModelError(f"only {len(step.windows)} of its {self._layers} layers attend over a cache")
         if len(logits) != len(keep):  # a model that knows no `logits_to_keep`
             logits = logits[keep]
         return logits[: len(wanted)].float()
-
-    def _probe(self) -> None:
-        """Runs two tokens, so that a model that cannot be served is refused when it is loaded."""
-        name, sequence = type(self._model).__name__, self.open()
-        step = Step([Slice(0, 2, sequence.cache)])
-        try:
-            with torch.inference_mode():
-                self._run([0, 0], [0, 1], [1], step)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{name} cannot be served: {error}") from error
-        except (TypeError, AttributeError) as error:
-            raise UnsupportedModelError(f"{name} cannot be served: {_NOT_PLUGGABLE}") from error
-        for layer, kind in enumerate(getattr(self._config, "layer_types", None) or ()):
-            if kind == "sliding_attention" and step.windows[layer] is None:
-                raise UnsupportedModelError(f"{name} cannot be served: layer {layer} does not say what its window is")
-
-
-def check_supported(model: PreTrainedModel) -> None:
-    """Raises UnsupportedModelError, naming the model, for what is known not to work before it is tried."""
-    config = model.config.get_text_config()
-    problem = None
-    if model.config.is_encoder_decoder:
-        problem = "it is an encoder-decoder model"
-    elif not getattr(model, "_supports_attention_backend", False):
-        problem = _NOT_PLUGGABLE
-    elif kinds := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
-        problem = f"it has layers of kind {', '.join(sorted(kinds))}"
-    elif getattr(config, "num_kv_shared_layers", None):
-        problem = "its layers share keys and values"
-    elif kinds := _rope_types(config) & {"dynamic", "longrope"}:
-        # Its angles follow the longest sequence of the batch: one caller's text would depend on another's.
-        problem = f"its rotary embedding is {', '.join(sorted(kinds))}"
-    if problem:
-        raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {problem}")
-
-
-def _rope_types(config: object) -> set[str]:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, dict)]  # by kind of layer
-    return {str(entry["rope_type"]) for entry in (parameters, *nested) if "rope_type" in entry}

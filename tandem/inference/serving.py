@@ -6,10 +6,11 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from tandem.inference.engine import Engine, configure_threads
+from tandem.inference.engine import Engine
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
+from tandem.inference.threads import configure_threads
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from tandem.inference.runner import Sequence
+from tandem.inference.scheduler import Task
+from tandem.inference.sequence import Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -64,18 +65,45 @@ class SingleWork:
 
 
 class Job:
-    """A work under way and the task that awaits it."""
+    """A work under way and the task that awaits it.
+
+    task: its block that is being run, None between blocks; length_before: of its sequence, without that block.
+    """
 
     def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
         self.cancelled = False
         self.ended = False
+        self.task: Task | None = None
+        self.length_before = 0
+        self.last_step = 0
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
         self._loop = loop
         self._submitted = time.perf_counter()
         self._started: float | None = None
         self._compute = 0.0
         self._steps = 0
+
+    @property
+    def sequence(self) -> Sequence:
+        return self.work.sequence
+
+    def begin(self, token_ids: Seq[int], rows: int) -> None:
+        """Starts on a block of its work."""
+        self.length_before = self.sequence.length
+        self.sequence.extend(token_ids)
+        self.task = Task(self.sequence, rows, self.last_step)
+
+    def complete(self) -> None:
+        """The block has been run."""
+        assert self.task is not None
+        self.last_step = self.task.last_step
+        self.task = None
+
+    def give_up(self, error: Exception) -> None:
+        """The block could not be run; its sequence is as if it had never been fed."""
+        self.sequence.truncate(self.length_before)
+        self.end(error)
 
     def step_began(self, at: float) -> None:
         if self._started is None:

@@ -10,9 +10,10 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from tandem.inference.engine import Engine, EngineClosedError, configure_threads
+from tandem.inference.engine import Engine, EngineClosedError
 from tandem.inference.runner import SequenceClosedError
-from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, settled, stuck_in_a_step
+from tandem.inference.threads import configure_threads
+from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, settled, stuck_in_a_step, until
 
 
 async def test_works_beside_each_other_get_the_tokens_they_get_alone(engine: Engine, runner: GatedRunner) -> None:
@@ -93,7 +94,7 @@ async def test_cancelling_takes_effect_before_the_next_step_and_frees_the_cache(
     assert set(runner.batches) == {1}
     load = engine.load()
     assert (load.sequences, load.waiting) == (0, 0)
-    assert (sequence.closed, sequence.cache.bytes) == (True, 0)
+    assert (sequence.closed, sequence.table.blocks) == (True, [])
 
 
 async def test_a_sequence_released_during_its_own_step_is_freed_after_it(engine: Engine, runner: GatedRunner) -> None:
@@ -109,7 +110,7 @@ async def test_a_sequence_released_during_its_own_step_is_freed_after_it(engine:
         await task
     await settled(engine)
     assert len(work.tokens) <= 1  # of the step that was under way
-    assert sequence.cache.bytes == 0
+    assert sequence.table.blocks == []
 
 
 async def test_releasing_under_a_work_that_nobody_cancelled_fails_that_work(
@@ -124,7 +125,7 @@ async def test_releasing_under_a_work_that_nobody_cancelled_fails_that_work(
     with pytest.raises(SequenceClosedError):
         await task
     assert len(await blocker) == 2
-    assert sequence.cache.bytes == 0
+    assert sequence.table.blocks == []
 
 
 async def test_works_on_one_sequence_run_one_after_the_other(engine: Engine, runner: GatedRunner) -> None:
@@ -155,19 +156,18 @@ async def test_the_event_loop_stays_free_while_the_model_is_busy(engine: Engine,
     assert len(await blocker) == 2
 
 
-async def test_load_counts_the_bytes_of_open_sequences(engine: Engine, runner: GatedRunner) -> None:
+async def test_load_counts_the_bytes_of_blocks_that_sequences_hold(engine: Engine, runner: GatedRunner) -> None:
     assert engine.load().cache_bytes == 0
     sequences = [await engine.open() for _ in range(3)]
-    for sequence in sequences:
-        await engine.run(Greedy(sequence, [1, 2], 1))
+    for number, sequence in enumerate(sequences):
+        await engine.run(Greedy(sequence, [number] * 17, 1))
     load = engine.load()
     assert load.sequences == 3
-    assert load.cache_bytes == sum(sequence.cache.bytes for sequence in sequences) > 0
+    assert load.cache_bytes == 3 * 2 * runner.cache.block_bytes
+    assert load.cache_capacity_bytes == runner.cache.pool.count * runner.cache.block_bytes
     for sequence in sequences:
         await engine.release(sequence)
-    assert engine.load().cache_bytes == 0
-    await settled(engine)
-    assert all(sequence.cache.bytes == 0 for sequence in sequences)
+    await until(lambda: engine.load().cache_bytes == 0)
 
 
 async def test_closing_fails_what_is_under_way_and_what_comes_later(engine: Engine, runner: GatedRunner) -> None:
@@ -189,7 +189,7 @@ async def test_closing_fails_what_is_under_way_and_what_comes_later(engine: Engi
     with pytest.raises(EngineClosedError):
         await engine.run(Greedy(sequence, [1], 5))
     await engine.release(sequence)
-    assert sequence.cache.bytes == 0
+    assert sequence.table.blocks == []
     assert "tandem-engine" not in {thread.name for thread in threading.enumerate()}
     await engine.close()
 

@@ -66,11 +66,11 @@ async def test_a_forward_that_fails_for_one_block_fails_that_block_alone(engine:
     blocker = await stuck_in_a_step(engine, runner)
     heavy = Greedy(await engine.open(), [7] * 100, 6)
 
-    def out_of_memory(blocks) -> None:
-        if any(len(block.token_ids) == 100 for block in blocks):
+    def out_of_memory(chunks) -> None:
+        if any(chunk.sequence is heavy.sequence for chunk in chunks):
             raise MemoryError("no memory for a prompt like that")
 
-    runner.before_forward = out_of_memory
+    runner.before_run = out_of_memory
     tasks = [asyncio.create_task(engine.run(heavy)), asyncio.create_task(alone(engine, [1, 2, 3], 6))]
     await asyncio.sleep(0)
     runner.gate.set()

@@ -18,7 +18,8 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from tandem.inference.runner import ModelRunner, check_supported
+from tandem.inference.runner import ModelRunner
+from tandem.inference.support import check_supported
 from tandem.models import UnsupportedModelError
 from tests.inference.architectures import CONFIGS, load
 

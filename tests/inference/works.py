@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tandem.inference.engine import Engine
-from tandem.inference.runner import Block, ModelRunner, Sequence
+from tandem.inference.runner import Chunk, ModelRunner, Sequence
 from tandem.inference.work import SingleWork
 from tests.support.tiny import tiny_llama
 
@@ -46,16 +46,16 @@ class GatedRunner(ModelRunner):
         self.gate.set()
         self.waiting = threading.Event()
         self.batches: list[int] = []
-        self.before_forward: Callable[[Seq[Block]], None] = lambda blocks: None
+        self.before_run: Callable[[Seq[Chunk]], None] = lambda chunks: None
 
-    def forward(self, blocks: Seq[Block]) -> list[Tensor]:
-        self.batches.append(len(blocks))
+    def run(self, chunks: Seq[Chunk]) -> list[Tensor]:
+        self.batches.append(len(chunks))
         if not self.gate.is_set():
             self.waiting.set()
             assert self.gate.wait(30), "the test never opened the gate"
             self.waiting.clear()
-        self.before_forward(blocks)
-        return super().forward(blocks)
+        self.before_run(chunks)
+        return super().run(chunks)
 
 
 async def alone(engine: Engine, prompt: list[int], count: int) -> list[int]:
@@ -76,3 +76,10 @@ async def stuck_in_a_step(engine: Engine, runner: GatedRunner) -> asyncio.Task[l
 async def settled(engine: Engine) -> None:
     """Whatever was submitted or released before has been dealt with."""
     await alone(engine, [1], 1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what the engine's thread is about to do."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)

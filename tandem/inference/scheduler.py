@@ -1,0 +1,162 @@
+"""What the next step runs: decode and verify blocks first, then pieces of prompts within a budget of tokens.
+
+Chunked prefill: Agrawal et al., OSDI 2024 (arXiv 2403.02310). Preemption by recomputation: Kwon et al., SOSP 2023
+(arXiv 2309.06180, section 4.5).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from tandem.inference.blocks import BlockPool
+from tandem.inference.runner import Chunk
+from tandem.inference.sequence import Sequence
+from tandem.inference.table import BLOCK_SIZE
+
+# A block of that many tokens more than it wants rows is a prompt, or what had to give way and comes back.
+_MOST_CATCHING_UP = BLOCK_SIZE
+# What prompts get of a step that decoding fills by itself.
+_LEAST_PREFILL = BLOCK_SIZE
+# Of the budget for prompts the oldest gets at least this share; the rest goes to the shortest, which end sooner.
+_OLDEST_SHARE = 1 / 3
+# A sequence that nobody has asked anything of for so long gives way even to a younger one.
+_IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """tokens: of a step; decode and verify blocks may exceed it, prompts get what they leave and a little at least.
+
+    rows: most rows of logits in a step, which bounds the memory that they take.
+    """
+
+    tokens: int
+    rows: int
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """Tokens of one sequence that are to be run: all that it misses, `rows` rows of logits at the end."""
+
+    sequence: Sequence
+    rows: int
+    last_step: int = 0
+
+    @property
+    def is_prefill(self) -> bool:
+        return self.sequence.missing > self.rows + _MOST_CATCHING_UP
+
+
+class Scheduler:
+    """Plans steps over one pool. Knows the open sequences, from the oldest to the youngest."""
+
+    def __init__(self, pool: BlockPool, budget: Budget) -> None:
+        self.budget = budget
+        self.preemptions = 0
+        self._pool = pool
+        self._sequences: dict[int, Sequence] = {}
+        self._step = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self._sequences[sequence.number] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        self._sequences.pop(sequence.number, None)
+
+    def plan(self, tasks: Seq[Task]) -> list[tuple[Task, Chunk]]:
+        """The next step, with room in the cache for all of it; may be empty while others hold the cache.
+
+        tasks: of different open sequences that each fit the cache alone, with tokens missing.
+        """
+        self._step += 1
+        for task in tasks:
+            sequence = task.sequence
+            sequence.table.match(sequence.tokens, sequence.length - max(task.rows, 1))
+            sequence.last_used = time.monotonic()
+        plan = _Plan(self.budget)
+        busy = {task.sequence.number for task in tasks}
+        # Who was served longest ago goes first, where not all fit.
+        for task in sorted((task for task in tasks if not task.is_prefill), key=_turn):
+            if not task.is_prefill:  # it has not given way to one before it
+                self._add(plan, task, task.sequence.missing, busy)
+        prompts = sorted((task for task in tasks if task.is_prefill), key=lambda task: task.sequence.number)
+        if prompts:
+            left = max(_LEAST_PREFILL, self.budget.tokens - plan.tokens)
+            for task, share in _shares(prompts, left):
+                self._add(plan, task, share, busy)
+        for task, _ in plan.chunks:
+            task.last_step = self._step
+        return plan.chunks
+
+    def _add(self, plan: _Plan, task: Task, count: int, busy: set[int]) -> None:
+        """Adds up to `count` tokens of the task to the plan, if they fit."""
+        missing = task.sequence.missing
+        rows = task.rows
+        if count < missing:  # rows are wanted of the last tokens, which stay together
+            count, rows = min(count, missing - max(rows, 1)), 0
+        if count < 1 or (plan.chunks and plan.rows + rows > self.budget.rows):
+            return
+        if self._reserve(task.sequence, count, plan, busy):
+            plan.add(task, Chunk(task.sequence, count, rows))
+
+    def _reserve(self, sequence: Sequence, count: int, plan: _Plan, busy: set[int]) -> bool:
+        table = sequence.table
+        while not self._pool.can_allocate(table.needed(count)):
+            victim = self._victim(sequence, plan.sequences, busy)
+            if victim is None:
+                return False
+            victim.drop()
+            self.preemptions += 1
+        table.reserve(count)
+        return True
+
+    def _victim(self, sequence: Sequence, planned: set[int], busy: set[int]) -> Sequence | None:
+        """Who gives way: the youngest of those that are younger, or else the youngest that has long been idle."""
+        since = time.monotonic() - _IDLE_SECONDS
+        holders = [
+            other for other in reversed(self._sequences.values()) if other.table.blocks and other.number not in planned
+        ]
+        if holders and holders[0].number > sequence.number:
+            return holders[0]
+        idle: Iterable[Sequence] = (
+            other for other in holders if other.number not in busy and other.last_used < since
+        )
+        return next(iter(idle), None)
+
+
+class _Plan:
+    def __init__(self, budget: Budget) -> None:
+        self.chunks: list[tuple[Task, Chunk]] = []
+        self.sequences: set[int] = set()
+        self.tokens = 0
+        self.rows = 0
+
+    def add(self, task: Task, chunk: Chunk) -> None:
+        self.chunks.append((task, chunk))
+        self.sequences.add(task.sequence.number)
+        self.tokens += chunk.count
+        self.rows += chunk.logits_rows
+
+
+def _turn(task: Task) -> tuple[int, int]:
+    return task.last_step, task.sequence.number
+
+
+def _shares(prompts: Seq[Task], tokens: int) -> list[tuple[Task, int]]:
+    """How many tokens of each prompt, the oldest first, are run; prompts without any are left out."""
+    shares = dict.fromkeys(prompts, 0)
+
+    def give(task: Task, most: int) -> int:
+        given = min(most, task.sequence.missing - shares[task])
+        shares[task] += given
+        return given
+
+    left = tokens - give(prompts[0], max(_LEAST_PREFILL, int(tokens * _OLDEST_SHARE)))
+    for task in sorted(prompts, key=lambda task: task.sequence.missing):
+        if left <= 0:
+            break
+        left -= give(task, left)
+    return [(task, share) for task, share in shares.items() if share]
