@@ -59,9 +59,18 @@ class Part:
 
     @property
     def can_be_merged(self) -> bool:
-        """Whether attention over each extent by itself adds up: each token must see something of the last one."""
+        """Whether attention over each extent by itself adds up: each token must see something of the last one.
+
+        The kernel that says how much each extent weighs is the CPU's, for keys and values of one size.
+        """
         start, stop = self.extents[-1]
-        return len(self.extents) <= _MOST_EXTENTS and self.length - (stop - start) <= self.past
+        shape = self._cache.shape
+        return (
+            len(self.extents) <= _MOST_EXTENTS
+            and self.length - (stop - start) <= self.past
+            and self._cache.device.type == "cpu"
+            and shape.key_dim == shape.value_dim
+        )
 
     @cached_property
     def entries(self) -> Tensor:
