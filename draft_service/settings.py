@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from tandem.settings import ServiceSettings, service_config
+from tandem.model_settings import ModelSettings
+from tandem.settings import service_config
 
 #: `--model` of the drafter that copies from the prompt and the text so far.
 PROMPT_LOOKUP = "prompt-lookup"
 
 
-class DraftSettings(ServiceSettings):
+class DraftSettings(ModelSettings):
     """The draft service: proposes tokens that the target service verifies."""
 
     model_config = service_config("TANDEM_DRAFT_", "draft_service")
@@ -23,7 +22,3 @@ class DraftSettings(ServiceSettings):
         min_length=1,
         description=f"Hugging Face id, folder, GGUF file, embedded:smollm2-draft, or {PROMPT_LOOKUP}.",
     )
-    revision: str | None = Field(None, description="Commit, tag or branch of a Hugging Face id.")
-    dtype: Literal["bfloat16", "float32", "auto"] = Field("bfloat16", description="Type of the weights.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the model; all cores if unset.")

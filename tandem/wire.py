@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tandem.distributions import CompressedRow, full_row_from_bytes, half_to_bytes
-from tandem.inference.engine import Timing
+from tandem.inference.engine import EngineLoad, Timing
 from tandem.inference.serving import ServedModel
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
@@ -71,6 +71,15 @@ def timing_message(timing: Timing) -> block_pb2.Timing:
         queue_microseconds=timing.queue_microseconds,
         compute_microseconds=timing.compute_microseconds,
         steps=timing.steps,
+    )
+
+
+def load_message(load: EngineLoad) -> model_pb2.Load:
+    return model_pb2.Load(
+        sessions=load.sequences,
+        waiting_blocks=load.waiting,
+        cache_bytes=load.cache_bytes,
+        cache_capacity_bytes=load.cache_capacity_bytes,
     )
 
 

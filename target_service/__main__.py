@@ -17,9 +17,7 @@ async def serve(settings: TargetSettings) -> None:
     from tandem.wire import model_info
     from target_service.server import TargetServicer
 
-    served = load_engine(
-        settings.model, settings.revision, dtype=settings.dtype, device=settings.device, threads=settings.threads
-    )
+    served = load_engine(settings.model, settings.revision, **settings.engine_options())
     server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
     servicer = TargetServicer(served.engine, model_info(served))
     server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer, "tandem.v1.TargetService")

@@ -6,7 +6,8 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from tandem.inference.engine import Engine
+from tandem.inference.capacity import GPU_SHARE
+from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
@@ -29,9 +30,20 @@ class ServedModel:
 
 
 def load_engine(
-    name: str, revision: str | None, *, dtype: str, device: str, threads: int | None
+    name: str,
+    revision: str | None,
+    *,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    cache_bytes: int | None = None,
+    gpu_share: float = GPU_SHARE,
+    limits: EngineLimits | None = None,
 ) -> ServedModel:
-    """Resolves, loads and checks a model. Raises ModelError, UnsupportedModelError or TokenizationError."""
+    """Resolves, loads and checks a model, and makes room for its cache (see `blocks_for`).
+
+    Raises ModelError, UnsupportedModelError or TokenizationError.
+    """
     started = time.perf_counter()
     configure_threads(threads)
     folder = resolve(name, revision)
@@ -39,9 +51,11 @@ def load_engine(
     loaded = load_model(folder, dtype=dtype, device=device)
     # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
     loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
-    engine = Engine(ModelRunner(loaded))
+    runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
+    engine = Engine(runner, limits)
     _log.info(
-        "loaded %s: %.0f M parameters, %s on %s, in %.1f s",
-        folder.model_id, loaded.parameter_count / 1e6, loaded.dtype, loaded.device, time.perf_counter() - started,
+        "loaded %s: %.0f M parameters, %s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
+        folder.model_id, loaded.parameter_count / 1e6, loaded.dtype, loaded.device, runner.cache.capacity,
+        runner.cache.capacity * runner.cache.shape.bytes / 1e6, time.perf_counter() - started,
     )  # fmt: skip
     return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint)

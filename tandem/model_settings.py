@@ -1,0 +1,50 @@
+"""What a service that runs a model has in its configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ByteSize, Field
+
+from tandem.settings import ServiceSettings
+
+
+class ModelSettings(ServiceSettings):
+    """The model's type and place, and how much it takes on at once. A subclass names the model."""
+
+    revision: str | None = Field(None, description="Commit, tag or branch of a Hugging Face id.")
+    dtype: Literal["bfloat16", "float32", "auto"] = Field("bfloat16", description="Type of the weights.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the model; all cores if unset.")
+    cache_bytes: ByteSize | None = Field(
+        None,
+        ge=1,
+        description="Key-value cache, as 2GiB or 500MB; if unset a quarter of the CPU's memory that is available, 4 GiB"
+        " at most, or --gpu-share of the GPU's.",
+    )
+    gpu_share: float = Field(
+        0.85, gt=0, lt=1, description="Share of the GPU memory that the weights leave, for the key-value cache."
+    )
+    max_sessions: int = Field(256, ge=1, description="Sessions that may be open; more are told to come back.")
+    max_queue: int = Field(
+        64, ge=1, description="Sessions that may wait for their first step; more are told to come back."
+    )
+    step_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Tokens of a step that prompts may fill up: more is quicker for them, fewer lets others wait less;"
+        " 2048 on a GPU and 24 per CPU thread if unset.",
+    )
+
+    def engine_options(self) -> dict[str, Any]:
+        """What `load_engine` takes besides the model's name. Imports torch."""
+        from tandem.inference.engine import EngineLimits
+
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "threads": self.threads,
+            "cache_bytes": self.cache_bytes,
+            "gpu_share": self.gpu_share,
+            "limits": EngineLimits(self.max_sessions, self.max_queue, self.step_tokens),
+        }
