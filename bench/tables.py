@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import MARKDOWN
 from rich.table import Table
 
 from bench.decode import ALONE, Sums
+from bench.goals import Row
 from bench.wire import Exchange
 
 _RESAMPLES = 2000
@@ -55,6 +56,23 @@ def wire_table(results: Mapping[str, Exchange]) -> Table:
     for name, cost in results.items():
         columns = (cost.to_server, cost.thread_to_loop, cost.to_client, cost.total)
         table.add_row(name, *(f"{value:.2f}" for value in columns))
+    return table
+
+
+def goals_table(rows: Iterable[Row]) -> Table:
+    """Figures beside their goals; what each one is stands in goals.toml."""
+    table = _table("figure", "measured", "middle half", "goal", "verdict")
+    table.add_column("made of")
+    for row in rows:
+        figure = row.figure
+        table.add_row(
+            figure.name,
+            "" if figure.measured is None else f"{figure.measured:.3f}",
+            f"{figure.spread[0]:.3f} to {figure.spread[1]:.3f}" if figure.spread else "",
+            str(row.goal) if row.goal else "none",
+            row.verdict.value,
+            figure.note if row.goal else f"{figure.note} ({row.what})",
+        )
     return table
 
 

@@ -1,0 +1,51 @@
+"""What a bench leaves behind: its rows as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.goals import Row
+from bench.machine import commit, describe_machine
+
+
+def check_writable(path: Path) -> None:
+    """Before minutes are spent on what could not be kept. Raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} does not exist")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written")
+
+
+def write_json(path: Path, bench: str, rows: Iterable[Row], *, quick: bool) -> None:
+    """quick: whether the figures are rough. Raises OSError."""
+    document = {
+        "bench": bench,
+        "machine": describe_machine(),
+        "commit": commit(),
+        "rough": quick,
+        "rows": [_entry(row) for row in rows],
+    }
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    figure, goal = row.figure, row.goal
+    measured = figure.measured if figure.measured is not None and math.isfinite(figure.measured) else None
+    return {
+        "name": figure.name,
+        "what": goal.what if goal else row.what,
+        "measured": measured,
+        "spread": list(figure.spread) if figure.spread else None,
+        "goal": goal.goal if goal else None,
+        "direction": goal.direction if goal else None,
+        "verdict": row.verdict.value or None,
+        "outcome": figure.outcome.value,
+        "note": figure.note,
+    }
