@@ -11,14 +11,18 @@ Without a tail both are the distance itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tandem.compression import CompressedRow, full_law, law
-from tandem.divergences import divergence_terms, js_distance, total_variation
+from tandem.compression import CompressedRow, full_law, laws
+from tandem.divergences import divergence_terms, exp, js_distance, total_variation
+from tandem.selection import top_values
+from tandem.transfers import to_host, upload
 
 # p's largest entries that may reach the cap c in the lower bound; for smaller ones the cap is not used.
 _CAPPED = 64
@@ -26,14 +30,25 @@ _STEPS = 6
 _LARGEST_RATIO = 1e9
 # The tail mass is a float32: it moves the distance by less than this.
 _ROUNDING = 1e-6
+# More than any vocabulary, and an int64.
+_MANY = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
+class Tail(NamedTuple):
+    """What the host knows of a row that has a tail: its place, how many entries are listed, and how many of the size
+    of the cap c the tail would fill."""
+
+    row: int
+    listed: int
+    filled: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Heads:
     """The rows of a block, padded to one width by repeating their first entry.
 
     token_ids: int64 [n, k]. q: float64 [n, k]. listed: float64 [n, k], 0 for padding, 1 otherwise.
-    tail_mass, least: float64 [n], mass outside and smallest listed entry.
+    tail_mass, least: float64 [n], mass outside and smallest listed entry. tails: of the rows that have one.
     """
 
     token_ids: Tensor
@@ -41,18 +56,35 @@ class Heads:
     listed: Tensor
     tail_mass: Tensor
     least: Tensor
+    tails: Sequence[Tail]
+
+    @property
+    def cap(self) -> Tensor:
+        """What no entry outside exceeds: float64 [n]."""
+        return self.least * (1 + _ROUNDING)
 
 
 def stack(rows: Sequence[CompressedRow], device: torch.device) -> Heads:
-    """Heads of at least one row, on the device."""
-    laws = [law(row) for row in rows]
-    widest = max(len(ids) for ids, _ in laws)
-    token_ids = torch.stack([torch.cat([ids, ids[:1].expand(widest - len(ids))]) for ids, _ in laws])
-    q = torch.stack([torch.cat([probs, probs[:1].expand(widest - len(probs))]) for _, probs in laws])
-    lengths = torch.tensor([len(ids) for ids, _ in laws], device=q.device)
-    listed = (torch.arange(widest, device=q.device) < lengths.unsqueeze(1)).to(torch.float64)
-    tail_mass = torch.tensor([row.tail_mass for row in rows], dtype=torch.float64, device=q.device)
-    return Heads(*(column.to(device) for column in (token_ids, q, listed, tail_mass, q.amin(-1))))
+    """Heads of at least one row, on the device. The rows are read on the CPU, where they come from."""
+    lengths = [len(row.token_ids) for row in rows]
+    token_ids, q = laws(rows)
+    padding = torch.arange(token_ids.shape[-1]) >= torch.tensor(lengths).unsqueeze(1)
+    token_ids, q = (torch.where(padding, column[:, :1], column) for column in (token_ids, q))
+    masses = [row.tail_mass for row in rows]
+    least = q.amin(-1)
+    tails = [
+        Tail(index, length, min(_MANY, int(mass / (entry * (1 + _ROUNDING)))))
+        for index, (length, mass, entry) in enumerate(zip(lengths, masses, least.tolist(), strict=True))
+        if mass > 0
+    ]
+    return Heads(
+        upload(token_ids, torch.long, device),
+        upload(q, torch.float64, device),
+        upload(~padding, torch.float64, device),
+        upload(masses, torch.float64, device),
+        upload(least, torch.float64, device),
+        tails,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +104,20 @@ def distances(p: Tensor, heads: Heads) -> Distances:
     head = divergence_terms(p_head, q_head).sum(-1)
     variation = ((p_head - q_head).abs().sum(-1) + p_mass + q_mass) / 2
     lower = upper = head + (p_mass + q_mass) / 2
-    if bool((q_mass > 0).any()):
-        cap = heads.least * (1 + _ROUNDING)
-        tail_p = p.scatter(-1, heads.token_ids, 0.0)
-        lower = torch.where(q_mass > 0, head + _least_tail(tail_p, p_mass, q_mass, cap), lower)
-        saved, overlap = _forced_overlap(tail_p, heads, cap)
-        upper, variation = upper - saved, variation - overlap
-    slack = torch.where(q_mass > 0, _ROUNDING, 0.0)
+    if heads.tails:
+        which = _places([tail.row for tail in heads.tails], p)
+        tail_p = p[which].scatter_(-1, heads.token_ids[which], 0.0)
+        slack = torch.zeros_like(lower).index_fill_(0, which, _ROUNDING)
+        tail = _least_tail(tail_p, p_mass[which], q_mass[which], heads.cap[which])
+        lower = lower.index_copy(0, which, head[which] + tail)
+        crowded = [at for at, tail in enumerate(heads.tails) if 8 * (tail.filled + 1) >= p.shape[-1] - tail.listed]
+        if crowded:
+            found = [heads.tails[at] for at in crowded]
+            rows = _places([tail.row for tail in found], p)
+            saved, overlap = _forced_overlap(tail_p[_places(crowded, p)], heads, rows, found)
+            upper, variation = upper.index_add(0, rows, -saved), variation.index_add(0, rows, -overlap)
+    else:
+        slack = torch.zeros_like(lower)
     return Distances(
         lower=(lower.clamp(0, 1).sqrt() - slack).clamp(min=0),
         upper=(upper.clamp(0, 1).sqrt() + slack).clamp(max=1),
@@ -94,19 +133,25 @@ def distance_bracket(log_p: Tensor, row: CompressedRow) -> tuple[float, float, f
 
 def full_row_distance(log_p: Tensor, log_q: Tensor) -> tuple[float, float]:
     """Distance and total variation of log_p [V] from a full fp16 row [V] of q."""
-    p, q = probabilities(log_p), full_law(log_q.to(log_p.device))
-    return float(js_distance(p, q)), float(total_variation(p, q))
+    return full_row_distances(log_p.unsqueeze(0), log_q.unsqueeze(0))[0]
+
+
+def full_row_distances(log_p: Tensor, log_q: Tensor) -> list[tuple[float, float]]:
+    """`full_row_distance` of each row of log_p and log_q [n, V], brought back from the device together."""
+    p, q = probabilities(log_p), full_law(upload(log_q, log_q.dtype, log_p.device))
+    found = to_host([{"distance": js_distance(p, q), "variation": total_variation(p, q)}])[0]
+    return list(zip(found["distance"].tolist(), found["variation"].tolist(), strict=True))
 
 
 def probabilities(log_p: Tensor) -> Tensor:
     """Probabilities float64 [..., V], normalised: fp32 log-probabilities sum to 1 within 1e-6 only."""
-    p = log_p.to(torch.float64).exp_()
+    p = exp(log_p.to(torch.float64))
     return p.div_(p.sum(-1, keepdim=True))
 
 
 def _least_tail(tail_p: Tensor, p_mass: Tensor, q_mass: Tensor, cap: Tensor) -> Tensor:
     """Least divergence of the tails in bits: [n]. tail_p: [n, V], 0 in the head."""
-    top = tail_p.topk(min(_CAPPED, tail_p.shape[-1]), dim=-1).values
+    top = top_values(tail_p, min(_CAPPED, tail_p.shape[-1]))
     rest = (p_mass - top.sum(-1)).clamp(min=0)
     cap = cap.unsqueeze(-1)
     ratio = (q_mass / p_mass).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
@@ -122,22 +167,27 @@ def _least_tail(tail_p: Tensor, p_mass: Tensor, q_mass: Tensor, cap: Tensor) -> 
     return (terms - price * (top_q.sum(-1) + rest * ratio - q_mass)).clamp(min=0)
 
 
-def _forced_overlap(tail_p: Tensor, heads: Heads, cap: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much the tails must fall short of disjoint ones, in bits and in total variation: [n] each.
+def _forced_overlap(tail_p: Tensor, heads: Heads, rows: Tensor, tails: Sequence[Tail]) -> tuple[Tensor, Tensor]:
+    """By how much these tails must fall short of disjoint ones, in bits and in total variation: [m] each.
 
-    The farthest tail puts cap on the tokens of smallest p (what two entries share grows with both, and so does its
-    derivative). Where those are few against the vocabulary they hold next to nothing of p: the sort is saved.
+    tail_p: [m, V] of the rows of the heads. The farthest tail puts the cap on the tokens of smallest p (what two
+    entries share grows with both, and so does its derivative). Where those are few against the vocabulary they hold
+    next to nothing of p: the sort is saved, and this is not called.
     """
-    saved, overlap = torch.zeros_like(cap), torch.zeros_like(cap)
-    sizes = (tail_p.shape[-1] - heads.listed.sum(-1)).tolist()
-    for row, (size, mass, most) in enumerate(zip(sizes, heads.tail_mass.tolist(), cap.tolist(), strict=True)):
-        filled = min(int(mass / most), int(size))
-        if mass == 0 or 8 * (filled + 1) < size:
-            continue
-        in_tail = torch.ones_like(tail_p[row], dtype=torch.bool).scatter_(0, heads.token_ids[row], False)
-        p = tail_p[row][in_tail].sort().values[: filled + 1]
-        q = torch.full_like(p, most)
-        q[filled:] = mass - filled * most
-        saved[row] = ((p + q) / 2 - divergence_terms(p, q)).sum()
-        overlap[row] = torch.minimum(p, q).sum()
-    return saved, overlap
+    most = max(tail.filled for tail in tails) + 1
+    outside = tail_p.scatter(-1, heads.token_ids[rows], math.inf)
+    p = outside.sort(-1).values[:, :most]
+    filled, sizes = (
+        _places(column, p).unsqueeze(1)
+        for column in ([tail.filled for tail in tails], [tail_p.shape[-1] - tail.listed for tail in tails])
+    )
+    cap, mass = heads.cap[rows].unsqueeze(1), heads.tail_mass[rows].unsqueeze(1)
+    rank = torch.arange(p.shape[-1], device=p.device)
+    q = torch.where(rank < filled, cap, mass - filled * cap)
+    beyond = (rank > filled) | (rank >= sizes)
+    p, q = p.masked_fill(beyond, 0.0), q.masked_fill(beyond, 0.0)
+    return ((p + q) / 2 - divergence_terms(p, q)).sum(-1), torch.minimum(p, q).sum(-1)
+
+
+def _places(values: Sequence[int], like: Tensor) -> Tensor:
+    return upload(values, torch.long, like.device)

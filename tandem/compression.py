@@ -7,11 +7,14 @@ from exactly that (`truncate_law`), elsewhere (`compress`) it is the head of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 # exp of less is 0 in float64; an entry of a row must have a probability.
 _LEAST_LOG = -700.0
@@ -83,9 +86,67 @@ def full_row_from_bytes(data: bytes, vocabulary_size: int) -> Tensor:
 
 
 def full_law(log_q: Tensor) -> Tensor:
-    """The law that a full fp16 row stands for: probabilities float64 [V], normalised."""
+    """The laws that full fp16 rows stand for: probabilities float64 [..., V], normalised."""
     q = log_q.to(torch.float64).exp()
-    return q / q.sum()
+    return q / q.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutRows:
+    """Many rows cut to their heads, on the device that they were computed on.
+
+    token_ids: int64 [n, k]. log_probs: fp16 [n, k], -infinity behind a row's end. lengths: int64 [n]. tail_masses:
+    fp32 [n].
+    """
+
+    token_ids: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+    tail_masses: Tensor
+
+    def law(self) -> Tensor:
+        """The law of each row, as `law`: float64 [n, k], 0 behind its end."""
+        return _normalise(self.log_probs, self.tail_masses.to(torch.float64))
+
+    def columns(self) -> dict[str, Tensor]:
+        """What travels to the host (see `transfers.to_host`), for `rows_from`."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def rows_from(columns: Mapping[str, Tensor]) -> list[CompressedRow]:
+    """The rows that `CutRows.columns` came from, out of numbers of any type on the CPU."""
+    lengths, tail_masses = columns["lengths"].long().tolist(), columns["tail_masses"].tolist()
+    token_ids, log_probs = columns["token_ids"].long(), columns["log_probs"].to(torch.float16)
+    return [
+        CompressedRow(ids[:length].clone(), logs[:length].clone(), tail_mass)
+        for ids, logs, length, tail_mass in zip(token_ids, log_probs, lengths, tail_masses, strict=True)
+    ]
+
+
+def compress_rows(log_p: Tensor, max_entries: int, masses: Tensor | None = None) -> CutRows:
+    """`compress` of each row of log_p [n, V]; masses: float64 [n], None for 1. Nothing is read back."""
+    ids, rounded = _heads(log_p, max_entries)
+    kept = (rounded > -math.inf).sum(-1)
+    weights = log_p.to(torch.float16).to(torch.float32).exp_()
+    listed = weights.gather(-1, ids).to(torch.float64)
+    head = listed.cumsum(-1)
+    rest = weights.scatter_(-1, ids, 0.0).sum(-1, dtype=torch.float64)
+    total = head[:, -1] + rest
+    if masses is not None:
+        enough = 1 + (head < (masses * total).unsqueeze(-1)).sum(-1)
+        kept = torch.where((masses > 0) & (masses < 1), torch.minimum(kept, enough), kept)
+    behind = torch.arange(ids.shape[-1], device=ids.device) >= kept.unsqueeze(-1)
+    # The mass left out is summed by itself: 1 - head would lose a small tail's digits.
+    cut = (listed * behind).sum(-1)
+    return CutRows(ids, rounded.masked_fill(behind, -math.inf), kept, ((rest + cut) / total).to(torch.float32))
+
+
+def truncate_rows(log_p: Tensor, max_entries: int) -> CutRows:
+    """`truncate_law` of each row of log_p [n, V]. Nothing is read back."""
+    ids, rounded = _heads(log_p, max_entries)
+    listed = log_p.gather(-1, ids).masked_fill(rounded == -math.inf, -math.inf)
+    rounded = _round(torch.log_softmax(listed.to(torch.float64), dim=-1))
+    return CutRows(ids, rounded, (rounded > -math.inf).sum(-1), torch.zeros_like(log_p[:, 0]))
 
 
 def compress(log_p: Tensor, max_entries: int, mass: float = 1.0) -> CompressedRow:
@@ -94,17 +155,8 @@ def compress(log_p: Tensor, max_entries: int, mass: float = 1.0) -> CompressedRo
     Every tail entry is at most the smallest one listed. The tail mass is that of the whole row after rounding,
     so that head and tail are those of `full_law`. Raises ValueError for max_entries < 1.
     """
-    ids, rounded = _head(log_p, max_entries)
-    weights = log_p.to(torch.float16).to(torch.float32).exp_()
-    head = weights[ids].to(torch.float64).cumsum(-1)
-    rest = float(weights.index_fill(0, ids, 0.0).sum(dtype=torch.float64))
-    total = float(head[-1]) + rest
-    kept = len(ids)
-    if 0 < mass < 1:
-        kept = min(kept, 1 + int(torch.searchsorted(head, mass * total)))
-    # The mass left out is summed by itself: 1 - head would lose a small tail's digits.
-    cut = float(weights[ids[kept:]].sum(dtype=torch.float64))
-    return CompressedRow(ids[:kept], rounded[:kept], _float32((rest + cut) / total))
+    masses = torch.tensor([mass], dtype=torch.float64, device=log_p.device)
+    return rows_from(compress_rows(log_p.unsqueeze(0), max_entries, masses).columns())[0]
 
 
 def truncate_law(log_p: Tensor, max_entries: int) -> CompressedRow:
@@ -114,10 +166,7 @@ def truncate_law(log_p: Tensor, max_entries: int) -> CompressedRow:
     `law` of the result, so nothing is lost on the wire and there is no tail. Raises ValueError for
     max_entries < 1.
     """
-    ids, _ = _head(log_p, max_entries)
-    rounded = torch.log_softmax(log_p[ids].to(torch.float64), dim=-1).to(torch.float16)
-    kept = rounded >= _LEAST_LOG
-    return CompressedRow(ids[kept], rounded[kept], 0.0)
+    return rows_from(truncate_rows(log_p.unsqueeze(0), max_entries).columns())[0]
 
 
 def law(row: CompressedRow) -> tuple[Tensor, Tensor]:
@@ -125,20 +174,38 @@ def law(row: CompressedRow) -> tuple[Tensor, Tensor]:
 
     Both sides compute q by this and nothing else; under ratio rules the draft draws from it.
     """
-    q = row.log_probs.to(torch.float64).exp()
-    return row.token_ids, q * ((1 - row.tail_mass) / q.sum())
+    tail_mass = torch.tensor(row.tail_mass, dtype=torch.float64, device=row.log_probs.device)
+    return row.token_ids, _normalise(row.log_probs, tail_mass)
 
 
-def _head(log_p: Tensor, max_entries: int) -> tuple[Tensor, Tensor]:
-    """Ids and fp16 log-probabilities of the largest entries that have a probability after rounding."""
+def laws(rows: Sequence[CompressedRow]) -> tuple[Tensor, Tensor]:
+    """`law` of each row, on the CPU: token ids int64 and probabilities float64, [n, k] with the longest row's k.
+
+    Behind a row's end there are ids 0 of probability 0.
+    """
+    ids = pad_sequence([row.token_ids.cpu() for row in rows], batch_first=True)
+    logs = pad_sequence([row.log_probs.cpu() for row in rows], batch_first=True, padding_value=-math.inf)
+    return ids, _normalise(logs, torch.tensor([row.tail_mass for row in rows], dtype=torch.float64))
+
+
+def _normalise(log_probs: Tensor, tail_mass: Tensor) -> Tensor:
+    """Probabilities float64 [..., k] of fp16 logarithms, with the sum 1 - tail_mass [...].
+
+    The sum is a running one, so that it is the same to the last bit whatever stands behind a row's end.
+    """
+    q = log_probs.to(torch.float64).exp_()
+    return q * ((1 - tail_mass) / q.cumsum(-1)[..., -1]).unsqueeze(-1)
+
+
+def _heads(log_p: Tensor, max_entries: int) -> tuple[Tensor, Tensor]:
+    """Ids [n, k] and fp16 log-probabilities of the largest entries; -infinity for those without a probability."""
     if max_entries < 1:
         raise ValueError(f"max_entries must be at least 1, not {max_entries}")
-    values, ids = log_p.topk(min(max_entries, len(log_p)))
-    rounded = values.to(torch.float16).clamp_(max=0)
-    kept = rounded >= _LEAST_LOG
-    return ids[kept], rounded[kept]
+    values, ids = log_p.topk(min(max_entries, log_p.shape[-1]), dim=-1)
+    return ids, _round(values)
 
 
-def _float32(value: float) -> float:
-    """The number that a float field of the contract carries."""
-    return float(torch.tensor(value, dtype=torch.float32))
+def _round(log_p: Tensor) -> Tensor:
+    """As fp16, at most 0; -infinity for what is no probability."""
+    rounded = log_p.to(torch.float16).clamp_(max=0)
+    return rounded.masked_fill_(~(rounded >= _LEAST_LOG), -math.inf)

@@ -10,13 +10,18 @@ Lane 0 holds the scalars of this module; coupled draws use the lanes for tokens 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 WORD = 0xFFFFFFFF
 #: Multipliers and key increments of Philox4x32, and its number of rounds.
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+# From this many numbers on, arrays are faster than Python's integers.
+_FEW = 20
 
 
 class Purpose(enum.IntEnum):
@@ -78,3 +83,22 @@ class NoiseStream:
         counter = (0, position & WORD, attempt & WORD, self.last_word(purpose))
         high, low, _, _ = philox(counter, self.key)
         return ((high >> 5) << 26 | low >> 6) / (1 << 53)
+
+
+def uniforms(
+    streams: Sequence[NoiseStream], purpose: Purpose, positions: Sequence[int], attempts: Sequence[int] | None = None
+) -> list[float]:
+    """`stream.uniform(purpose, position, attempt)` of each stream with its position and attempt (0 where left out)."""
+    attempts = attempts or [0] * len(streams)
+    if len(streams) < _FEW:
+        draws = zip(streams, positions, attempts, strict=True)
+        return [stream.uniform(purpose, position, attempt) for stream, position, attempt in draws]
+
+    def words(values: Sequence[int]) -> np.ndarray:
+        return np.array([value & WORD for value in values], dtype=np.uint64)
+
+    # The same integer arithmetic on arrays; products of 32-bit words fit 64 bits.
+    counter = (0, words(positions), words(attempts), words([stream.last_word(purpose) for stream in streams]))
+    key = (words([stream.key[0] for stream in streams]), words([stream.key[1] for stream in streams]))
+    high, low, _, _ = philox(counter, key)  # type: ignore[arg-type]
+    return (((high >> 5) << 26 | low >> 6) / (1 << 53)).tolist()  # type: ignore[attr-defined, no-any-return]

@@ -8,14 +8,16 @@ top-k, top-p, min-p.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from tandem.draws import draw, draw_log, inverse_cdf
 from tandem.gumbel import gumbel_argmax, gumbel_argmax_rows
+from tandem.penalties import History, penalise
+from tandem.transfers import join, upload
 
 __all__ = [
     "History",
@@ -27,12 +29,11 @@ __all__ = [
     "gumbel_argmax",
     "gumbel_argmax_rows",
     "inverse_cdf",
+    "log_probs_batch",
 ]
 
 # Entries that top-p looks at first; sorting a whole row costs ten times as much.
 _NUCLEUS_HEAD = 256
-# Entries that are summed at once when a long row is drawn from.
-_SEGMENT = 256
 # fp32 cannot hold much less; at this temperature every draw is the likeliest token anyway.
 _LEAST_TEMPERATURE = 1e-30
 
@@ -81,40 +82,6 @@ class SamplingParams:
         return self.temperature == 0
 
 
-class History:
-    """The text that penalties look at: the prompt, and what was generated, counted as it grows and shrinks."""
-
-    def __init__(self, prompt_ids: Iterable[int], generated_ids: Iterable[int] = ()) -> None:
-        self.prompt: frozenset[int] = frozenset(prompt_ids)
-        self.generated: list[int] = []
-        self.counts: Counter[int] = Counter()
-        self.extend(generated_ids)
-
-    def append(self, token: int) -> None:
-        """Adds one generated token."""
-        self.generated.append(token)
-        self.counts[token] += 1
-
-    def extend(self, tokens: Iterable[int]) -> None:
-        """Adds generated tokens."""
-        for token in tokens:
-            self.append(token)
-
-    def become(self, generated: Sequence[int], unchanged: int) -> None:
-        """Takes on another text, at the cost of what differs. unchanged: how many of its first tokens the old one has,
-        as far as it goes."""
-        self.truncate(max(0, unchanged))
-        self.extend(generated[len(self.generated) :])
-
-    def truncate(self, length: int) -> None:
-        """Keeps the first `length` generated tokens."""
-        for token in self.generated[length:]:
-            self.counts[token] -= 1
-            if not self.counts[token]:
-                del self.counts[token]
-        del self.generated[length:]
-
-
 class SamplingChain:
     """Turns logits into the log-probabilities that a request samples from."""
 
@@ -129,6 +96,19 @@ class SamplingChain:
         self.params = params
         self.vocabulary_size = vocabulary_size
         self._has_penalty = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
+        sampled = not params.is_greedy
+        #: Which of temperature, top-k, top-p and min-p have something to do.
+        self.stages = (
+            sampled and params.temperature != 1,
+            sampled and 0 < params.top_k < vocabulary_size,
+            sampled and params.top_p < 1,
+            sampled and params.min_p > 0,
+        )
+
+    @property
+    def forbids(self) -> bool:
+        """Whether tokens may end with probability 0."""
+        return any(self.stages[1:]) or -math.inf in self.params.logit_bias.values()
 
     def log_probs(self, logits: Tensor, history: History, candidates: Sequence[int] = ()) -> Tensor:
         """Log-softmax after the whole chain: fp32 [n, V], -infinity outside the support.
@@ -139,6 +119,13 @@ class SamplingChain:
         its argmax is the token, and entropies and distances stay meaningful [ours].
         Raises NotFiniteError where a row is not a distribution, ValueError for fewer logits than tokens.
         """
+        log_p = log_probs_batch([self], [logits], [history], [candidates])[0]
+        if not_finite(log_p).any():
+            raise NotFiniteError("logits are not finite, or the sampling parameters leave no token")
+        return log_p
+
+    def edit(self, logits: Tensor, history: History, candidates: Sequence[int]) -> Tensor:
+        """Scores fp32 [n, V]: logits after bias and penalties. Shares the memory of the logits where it can."""
         if logits.shape[-1] < self.vocabulary_size:
             raise ValueError(f"{logits.shape[-1]} logits a row for a vocabulary of {self.vocabulary_size}")
         if len(logits) > len(candidates) + 1:
@@ -146,123 +133,91 @@ class SamplingChain:
         scores = logits[:, : self.vocabulary_size].to(torch.float32)
         params = self.params
         if params.logit_bias:
-            ids = torch.tensor(list(params.logit_bias), device=scores.device)
-            bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=scores.device)
+            ids = upload(list(params.logit_bias), torch.long, scores.device)
+            bias = upload(list(params.logit_bias.values()), torch.float32, scores.device)
             scores = scores.index_add(1, ids, bias.expand(len(scores), -1))
         if self._has_penalty:
-            scores = self._penalise(scores, history, candidates)
-        if not params.is_greedy:
-            if params.temperature != 1:
-                # Relative to the largest, so that no temperature can overflow it.
-                scores = (scores - scores.amax(-1, keepdim=True)) / max(params.temperature, _LEAST_TEMPERATURE)
-            scores = self._cut(scores)
-        log_p = torch.log_softmax(scores, dim=-1)
-        if log_p[:, 0].isnan().any():  # one NaN or +infinity makes its whole row NaN
-            raise NotFiniteError("logits are not finite, or the sampling parameters leave no token")
-        return log_p
-
-    def _penalise(self, scores: Tensor, history: History, candidates: Sequence[int]) -> Tensor:
-        params, device = self.params, scores.device
-        scores = scores.clone()
-        # (row, token) pairs of candidates that precede a row, each pair once with its count.
-        extra = [Counter(candidates[:row]) for row in range(len(scores))]
-        if params.repetition_penalty != 1:
-            base = history.prompt | history.counts.keys()
-            pairs = [(row, token) for row, counts in enumerate(extra) for token in counts if token not in base]
-            for index in (
-                (slice(None), torch.tensor(sorted(base), dtype=torch.long, device=device)),
-                tuple(torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).T),
-            ):
-                seen = scores[index]
-                penalty = params.repetition_penalty
-                scores[index] = torch.where(seen < 0, seen * penalty, seen / penalty)
-        presence, frequency = params.presence_penalty, params.frequency_penalty
-        if presence or frequency:
-            amounts = [presence + frequency * count for count in history.counts.values()]
-            ids = torch.tensor(list(history.counts), dtype=torch.long, device=device)
-            scores[:, ids] -= torch.tensor(amounts, dtype=torch.float32, device=device)
-            pairs = [(row, token) for row, counts in enumerate(extra) for token in counts]
-            amounts = [
-                (0 if token in history.counts else presence) + frequency * extra[row][token] for row, token in pairs
-            ]
-            index = tuple(torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).T)
-            scores[index] -= torch.tensor(amounts, dtype=torch.float32, device=device)
-        return scores
-
-    def _cut(self, scores: Tensor) -> Tensor:
-        params = self.params
-        if 0 < params.top_k < self.vocabulary_size:
-            least = scores.topk(params.top_k, dim=-1).values[:, -1:]
-            scores = scores.masked_fill(scores < least, -math.inf)
-        if params.top_p < 1:
-            scores = _nucleus(scores, params.top_p)
-        if params.min_p > 0:
-            least = scores.amax(-1, keepdim=True) + math.log(params.min_p)
-            scores = scores.masked_fill(scores < least, -math.inf)
+            scores = scores.clone()
+            penalise(
+                scores,
+                history,
+                candidates,
+                repetition=params.repetition_penalty,
+                presence=params.presence_penalty,
+                frequency=params.frequency_penalty,
+            )
         return scores
 
 
-def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Keeps a token iff the mass of those before it, likeliest first, is below top_p."""
+def log_probs_batch(
+    chains: Sequence[SamplingChain],
+    logits: Sequence[Tensor],
+    histories: Sequence[History],
+    candidates: Sequence[Sequence[int]],
+) -> list[Tensor]:
+    """`SamplingChain.log_probs` of many sequences together: fp32 [n_i, V] each, the same numbers as alone.
+
+    Rows that are no distribution are NaN throughout, see `not_finite`; nothing is read back to find out. Chains of
+    the same stages are computed with together, and their results lie side by side in one tensor.
+    Raises ValueError for fewer logits than tokens.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(chains)
+    alike: dict[tuple[bool, ...], list[int]] = {}
+    for index, chain in enumerate(chains):
+        alike.setdefault(chain.stages, []).append(index)
+    for members in alike.values():
+        edited = [chains[index].edit(logits[index], histories[index], candidates[index]) for index in members]
+        params = [chains[index].params for index, rows in zip(members, edited, strict=True) for _ in rows]
+        log_p = torch.log_softmax(_staged(join(edited), params, chains[members[0]].stages), dim=-1)
+        for index, rows in zip(members, log_p.split([len(rows) for rows in edited]), strict=True):
+            found[index] = rows
+    return found
+
+
+def not_finite(log_p: Tensor) -> Tensor:
+    """Which rows of `log_probs_batch` are no distribution: bool [n]. NaN or +infinity makes its whole row NaN."""
+    return log_p[:, 0].isnan()
+
+
+def _staged(scores: Tensor, params: Sequence[SamplingParams], stages: tuple[bool, ...]) -> Tensor:
+    """Scores [n, V] after temperature and cuts, for the parameters of each row; all have the same stages."""
+    has_temperature, has_top_k, has_top_p, has_min_p = stages
+
+    def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return upload(values, dtype, scores.device).unsqueeze(1)
+
+    if has_temperature:
+        # Relative to the largest, so that no temperature can overflow it.
+        scores = scores - scores.amax(-1, keepdim=True)
+        scores = scores.div_(column([max(row.temperature, _LEAST_TEMPERATURE) for row in params], torch.float32))
+    if has_top_k:
+        largest = scores.topk(max(row.top_k for row in params), dim=-1).values
+        least = largest.gather(-1, column([row.top_k - 1 for row in params], torch.long))
+        scores = scores.masked_fill(scores < least, -math.inf)
+    if has_top_p:
+        size = _NUCLEUS_HEAD if scores.is_cpu else scores.shape[-1]
+        scores = _nucleus(scores, column([row.top_p for row in params], torch.float64), size)
+    if has_min_p:
+        least = scores.amax(-1, keepdim=True) + column([math.log(row.min_p) for row in params], torch.float32)
+        scores = scores.masked_fill(scores < least, -math.inf)
+    return scores
+
+
+def _nucleus(scores: Tensor, top_p: Tensor, size: int) -> Tensor:
+    """Keeps a token iff the mass of those before it, likeliest first, is below top_p [n, 1].
+
+    size: entries to look at first. Fewer than the row has are for the CPU only, where looking whether they were
+    enough costs nothing; elsewhere that would wait for the device, and sorting is fast.
+    """
     scores = scores - scores.amax(-1, keepdim=True)  # far from 0 a logarithm loses what tells likely tokens apart
     total = scores.logsumexp(-1, keepdim=True)
-    size = min(_NUCLEUS_HEAD, scores.shape[-1])
-    while True:
-        head, ids = scores.topk(size, dim=-1)
-        mass = (head - total).to(torch.float64).exp().cumsum(-1)
-        if size == scores.shape[-1] or bool((mass[:, -1] >= top_p).all()):
-            break
-        size = min(size * 16, scores.shape[-1])
+    size = min(size, scores.shape[-1])
+    head, ids = scores.topk(size, dim=-1)
+    mass = (head - total).to(torch.float64).exp().cumsum(-1)
     before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
-    kept = head.masked_fill(before >= top_p, -math.inf)
-    return torch.full_like(scores, -math.inf).scatter_(1, ids, kept)
-
-
-def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
-    """Draws by inversion in the order of the ids: int64 [...].
-
-    weights: [..., V], not negative, of any sum above 0; u: [...] in [0, 1). Sums in float64; never returns an
-    entry of weight 0. A long row is searched in two steps, which spares its running sum.
-    """
-    u = u.to(torch.float64).unsqueeze(-1)
-    size = weights.shape[-1]
-    if size < 4 * _SEGMENT:
-        return _invert(weights, u)[0].squeeze(-1)
-    whole = size - size % _SEGMENT
-    sums = weights[..., :whole].unflatten(-1, (-1, _SEGMENT)).sum(-1, dtype=torch.float64)
-    if whole < size:
-        sums = torch.cat([sums, weights[..., whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=-1)
-    segment, u = _invert(sums, u)
-    ids = segment * _SEGMENT + torch.arange(_SEGMENT, device=weights.device)
-    inside = weights.gather(-1, ids.clamp(max=size - 1)).masked_fill(ids >= size, 0.0)
-    return (segment * _SEGMENT + _invert(inside, u)[0]).squeeze(-1)
-
-
-def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Entry that u [..., 1] falls in, and where in that entry, as a new u: both [..., 1]."""
-    cumulative = weights.to(torch.float64).cumsum(-1)
-    if cumulative.is_cuda:  # its parallel sums may step down, or up where the weight is 0
-        cumulative = cumulative.masked_fill(weights <= 0, -math.inf).cummax(-1).values
-    total = cumulative[..., -1:].contiguous()
-    target = u * total
-    # u * total rounds up to total where u is next to 1: the last entry with weight takes that.
-    entry = torch.searchsorted(cumulative, target, right=True)
-    entry = torch.minimum(entry, torch.searchsorted(cumulative, total))
-    width = weights.gather(-1, entry).to(torch.float64)
-    before = cumulative.gather(-1, entry) - width
-    return entry, ((target - before) / width).clamp(0, 1)
-
-
-def draw(probabilities: Tensor, u: float) -> int:
-    """One draw from probabilities [V] (of any sum) with u in [0, 1). See `inverse_cdf`.
-
-    Raises ValueError where they are not weights: log-probabilities go to `draw_log`.
-    """
-    if not (probabilities >= 0).all() or not 0 < float(probabilities.sum()) < math.inf:
-        raise ValueError("draw takes probabilities: not negative, with a finite sum above 0")
-    return int(inverse_cdf(probabilities, torch.tensor(u, dtype=torch.float64, device=probabilities.device)))
-
-
-def draw_log(log_probabilities: Tensor, u: float) -> int:
-    """One draw from log-probabilities [V] (natural logarithms) with u in [0, 1)."""
-    return draw(log_probabilities.to(torch.float64).exp(), u)
+    kept = torch.full_like(scores, -math.inf).scatter_(1, ids, head.masked_fill(before >= top_p, -math.inf))
+    if size < scores.shape[-1]:
+        short = (mass[:, -1:] < top_p).squeeze(1).nonzero().squeeze(1)
+        if len(short):
+            kept[short] = _nucleus(scores[short], top_p[short], size * 16)
+    return kept

@@ -100,7 +100,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     ) -> AsyncGenerator[target_pb2.VerifyResponse]:
         kind = request.WhichOneof("kind")
         if kind == "resolve":
-            yield target_pb2.VerifyResponse(resolved=self._resolve(request.resolve, session, progress))
+            yield target_pb2.VerifyResponse(resolved=await self._resolve(request.resolve, session, progress))
         elif kind not in ("round", "generate"):
             raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
         elif progress.is_stale(getattr(request, kind).round):
@@ -151,30 +151,38 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                     )
         return rows or None
 
-    def _resolve(
+    async def _resolve(
         self, message: target_pb2.ResolveDistances, session: TargetSession, progress: Progress
     ) -> target_pb2.ResolvedDistances:
         if message.round != progress.round:
             raise TandemError.unexpected_message(
                 f"the block of round {message.round} is gone; the last one is of round {progress.round}"
             )
-        if len({row.index for row in message.rows}) < len(message.rows):
+        indices = [row.index for row in message.rows]
+        if len(set(indices)) < len(indices):
             raise TandemError.invalid_field("resolve.rows", "names a candidate twice")
-        resolved = target_pb2.ResolvedDistances(round=message.round)
-        for at, row in enumerate(message.rows):
-            if row.index >= len(progress.candidates):
+        for at, index in enumerate(indices):
+            if index >= len(progress.candidates):
                 raise TandemError.invalid_field(
                     f"resolve.rows[{at}].index",
-                    f"{row.index} is not below the block's {len(progress.candidates)} candidates",
+                    f"{index} is not below the block's {len(progress.candidates)} candidates",
                 )
-            log_q = full_row(
-                row, path=f"resolve.rows[{at}].log_probabilities", vocabulary_size=self._info.vocabulary_size
-            )
-            distance, total_variation = session.resolve(row.index, log_q)
-            resolved.indices.append(row.index)
-            resolved.distances.append(distance)
-            resolved.total_variations.append(total_variation)
-        return resolved
+
+        def rows() -> list[torch.Tensor]:
+            return [
+                full_row(
+                    row, path=f"resolve.rows[{at}].log_probabilities", vocabulary_size=self._info.vocabulary_size
+                )
+                for at, row in enumerate(message.rows)
+            ]
+
+        found = await session.resolve(indices, rows)
+        return target_pb2.ResolvedDistances(
+            round=message.round,
+            indices=indices,
+            distances=[distance for distance, _ in found],
+            total_variations=[variation for _, variation in found],
+        )
 
     async def _generate(
         self, message: target_pb2.Generate, session: TargetSession, progress: Progress
@@ -240,6 +248,6 @@ def _verified_message(round_number: int, position: int, verified: Verified) -> t
         distances_lower=numbers.distances_lower,
         distances_upper=numbers.distances_upper,
         in_support=numbers.in_support,
-        distributions=[row_message(row) for row in verified.rows],
+        distributions=[row_message(row) for row in numbers.rows],
         timing=timing_message(verified.timing),
     )

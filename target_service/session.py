@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from tandem.distributions import CompressedRow, compress, entropy, full_row_distance
+from tandem.distributions import CompressedRow, full_row_distances
 from tandem.inference import runner
 from tandem.inference.engine import Engine, Timing
-from tandem.inference.work import SingleWork
 from tandem.noise import NoiseStream
-from tandem.sampling import History, SamplingChain, SamplingParams
-from target_service.verification import BlockNumbers, Rule, target_tokens, verify
+from tandem.rpc.errors import TandemError
+from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
+from tandem.transfers import portions
+from target_service.verification import Block, BlockNumbers, Rule, verify_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,9 @@ class SessionSpec:
 
 @dataclass(slots=True)
 class Verified:
-    """rows: p of each position, where asked for."""
+    """The numbers of a block and the time that they took."""
 
     numbers: BlockNumbers
-    rows: list[CompressedRow]
     timing: Timing
 
 
@@ -62,7 +64,7 @@ class TargetSession:
         self._sequence = sequence
         self._chain = SamplingChain(spec.sampling, vocabulary_size)
         self._history = History(spec.tokens[: spec.prompt_length])
-        self._log_p: Tensor | None = None  # [n + 1, V] of the last block
+        self._log_p: Tensor | None = None  # [n, V] of the last block's candidates, where distances are left open
 
     async def verify(
         self, tokens: Sequence[int], cached: int, candidates: Sequence[int], rows: Sequence[CompressedRow] | None
@@ -75,12 +77,26 @@ class TargetSession:
         work = _Verification(self, tokens, cached, candidates, rows)
         timing = await self._engine.run(work)
         assert work.numbers is not None
-        return Verified(work.numbers, work.rows_of_p, timing)
+        return Verified(work.numbers, timing)
 
-    def resolve(self, index: int, log_q: Tensor) -> tuple[float, float]:
-        """Distance and total variation of candidate `index` of the last block from a full row of q."""
-        assert self._log_p is not None
-        return full_row_distance(self._log_p[index], log_q)
+    async def resolve(self, indices: Sequence[int], rows: Callable[[], Sequence[Tensor]]) -> list[tuple[float, float]]:
+        """Distance and total variation of candidates of the last block from full rows of q.
+
+        rows: gives log q fp16 [V] of each candidate; called on another thread, where all of this is computed, since
+        it takes about a millisecond a row. Raises what it raises, and TandemError UNEXPECTED_MESSAGE for a block whose
+        distributions had no tail, so that its distances are exact.
+        """
+        if not indices:
+            return []
+        log_p = self._log_p
+        if log_p is None:
+            raise TandemError.unexpected_message("the last block's distributions have no tail: nothing is left open")
+
+        def compute() -> list[tuple[float, float]]:
+            with torch.inference_mode():
+                return full_row_distances(log_p[list(indices)], torch.stack(list(rows())))
+
+        return await asyncio.to_thread(compute)
 
     async def generate(
         self, tokens: Sequence[int], cached: int, max_tokens: int
@@ -100,8 +116,13 @@ class TargetSession:
         start = self.spec.prompt_length
         self._history.become(tokens[start:], cached - start)
 
-    def _row(self, log_p: Tensor) -> CompressedRow | None:
-        return compress(log_p, self.spec.max_entries, self.spec.mass) if self.spec.max_entries else None
+    def _block(
+        self, candidates: Sequence[int], rows: Sequence[CompressedRow] | None, position: int
+    ) -> Block:
+        spec = self.spec
+        return Block(
+            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, spec.max_entries, spec.mass
+        )
 
 
 def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Sequence[int]:
@@ -110,7 +131,22 @@ def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Se
     return tokens[sequence.length :]
 
 
-class _Verification(SingleWork):
+def _numbers(
+    owners: Sequence[TargetSession], blocks: Sequence[Block], logits: Sequence[Tensor]
+) -> tuple[list[BlockNumbers | ValueError], list[Tensor | None]]:
+    """Numbers of each session's block, or what is wrong with it, and its log-probabilities where `resolve` may ask."""
+    numbers: list[BlockNumbers | ValueError] = []
+    kept: list[Tensor | None] = []
+    for part in portions(logits):
+        chains, histories = [owner._chain for owner in owners[part]], [owner._history for owner in owners[part]]
+        log_p = log_probs_batch(chains, logits[part], histories, [block.candidates for block in blocks[part]])
+        numbers += verify_many(blocks[part], log_p)
+        # Copies: a view would keep the rows of all sessions of the step as long as this one's.
+        kept += [rows[:-1].clone() if block.has_tail else None for block, rows in zip(blocks[part], log_p, strict=True)]
+    return numbers, kept
+
+
+class _Verification:
     """One block; runs on the engine's thread."""
 
     def __init__(
@@ -123,31 +159,30 @@ class _Verification(SingleWork):
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
-        self.rows_of_p: list[CompressedRow] = []
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._candidates = candidates
-        self._rows = rows
+        self._block = owner._block(candidates, rows, len(tokens))
 
     def next_block(self) -> tuple[Sequence[int], int] | None:
         if self.numbers is not None:
             return None
         feed = _rewind(self.sequence, self._tokens, self._cached)
-        return [*feed, *self._candidates], len(self._candidates) + 1
+        candidates = self._block.candidates
+        return [*feed, *candidates], len(candidates) + 1
 
-    def receive(self, logits: Tensor) -> None:
-        owner, spec = self._owner, self._owner.spec
-        log_p = owner._chain.log_probs(logits, owner._history, self._candidates)
-        self.numbers = verify(
-            spec.rule, log_p, self._candidates, self._rows, spec.noise, len(self._tokens)
-        )
-        owner._log_p = log_p
-        if spec.max_entries:
-            self.rows_of_p = [compress(row, spec.max_entries, spec.mass) for row in log_p]
+    @classmethod
+    def receive_all(cls, works: Sequence[_Verification], logits: Sequence[Tensor]) -> list[Exception | None]:
+        blocks = [work._block for work in works]
+        results, kept = _numbers([work._owner for work in works], blocks, logits)
+        for work, numbers, rows in zip(works, results, kept, strict=True):
+            if not isinstance(numbers, Exception):
+                work.numbers = numbers
+                work._owner._log_p = rows
+        return [numbers if isinstance(numbers, Exception) else None for numbers in results]
 
 
-class _Generation(SingleWork):
+class _Generation:
     """Token by token; runs on the engine's thread."""
 
     def __init__(self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int) -> None:
@@ -167,14 +202,22 @@ class _Generation(SingleWork):
         feed, self._feed = self._feed, None
         return None if feed is None else (feed, 1)
 
-    def receive(self, logits: Tensor) -> Token:
-        owner, spec = self._owner, self._owner.spec
-        log_p = owner._chain.log_probs(logits, owner._history)
-        token = int(target_tokens(spec.rule, log_p, spec.noise, self._position))
-        row = log_p[0]
+    @classmethod
+    def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> list[Exception | Token]:
+        """A token of plain decoding is what a block without candidates gives."""
+        blocks = [work._owner._block((), None, work._position) for work in works]
+        results, _ = _numbers([work._owner for work in works], blocks, logits)
+        return [
+            numbers if isinstance(numbers, Exception) else work._take(numbers)
+            for work, numbers in zip(works, results, strict=True)
+        ]
+
+    def _take(self, numbers: BlockNumbers) -> Token:
+        token = numbers.target_tokens[0]
         self._position += 1
         self._left -= 1
-        owner._history.append(token)
-        if self._left > 0 and token not in spec.stop_token_ids:
+        self._owner._history.append(token)
+        if self._left > 0 and token not in self._owner.spec.stop_token_ids:
             self._feed = [token]
-        return Token(token, float(row[token]), float(entropy(row)), owner._row(row))
+        row = numbers.rows[0] if numbers.rows else None
+        return Token(token, numbers.target_log_p[0], numbers.entropies[0], row)

@@ -24,6 +24,8 @@ from tandem.v1 import target_pb2, target_pb2_grpc
 _BASELINE = 0.1  # of the time
 _WINDOW = 0.05  # of the time: samples before each mark of which the median is taken
 _SAMPLES = 600
+# Memory of the cache is taken as it is first written to; this much has been long before the first mark.
+_CACHE = "256MiB"
 _STOP_SECONDS = 15.0
 _DRAIN_SECONDS = 10.0
 
@@ -37,7 +39,7 @@ async def measure(
         return
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         flags = ["--model", models.name, "--threads", str(models.threads), "--port", "0", "--log-level", "warning"]
-        flags += ["--device", "cpu"]
+        flags += ["--device", "cpu", "--cache-bytes", _CACHE]
         service = _Target("target_service", flags, log=Path(folder) / "target.log")
         try:
             await asyncio.to_thread(service.read_port)

@@ -89,6 +89,9 @@ class BlockPool:
                 else:
                     self._idle[block] = None
 
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
     def is_shared(self, block: int) -> bool:
         return self._holders[block] > 1
 

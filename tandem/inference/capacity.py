@@ -58,15 +58,34 @@ def _machine() -> int:
 
 
 def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the limit of the control group leaves; version 2 and version 1."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """What the limit of the control group leaves; version 2 and version 1.
+
+    Pages of files that nobody has used of late count as used there, yet give way when memory is asked for: loading a
+    model leaves as many of them as it has bytes.
+    """
+    for limit, used, statistics, files in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
     ):
         try:
             most = (root / limit).read_text().strip()
             if most != "max":
-                return max(0, int(most) - int((root / used).read_text()))
+                taken = int((root / used).read_text()) - _statistic(root / statistics, files)
+                return max(0, int(most) - max(0, taken))
         except (OSError, ValueError):
             continue
     return 1 << 62
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A line `name number` of a control group's statistics; 0 where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)

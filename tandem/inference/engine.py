@@ -244,7 +244,7 @@ class Engine:
         busy: set[Sequence] = set()
         for job in self._jobs:
             if job.cancelled:
-                job.ended = True
+                job.abandon()
             elif job.sequence not in busy:
                 if job.task is None:
                     self._next_block(job)
@@ -288,7 +288,7 @@ class Engine:
         groups: dict[type[Work], list[tuple[Job, Tensor]]] = {}
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job.cancelled:
-                job.ended = True
+                job.abandon()
             elif isinstance(outcome, Exception):
                 job.give_up(outcome)
             elif job.sequence.missing:

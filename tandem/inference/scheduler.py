@@ -7,7 +7,8 @@ Chunked prefill: Agrawal et al., OSDI 2024 (arXiv 2403.02310). Preemption by rec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -43,7 +44,6 @@ class Task:
 
     sequence: Sequence
     rows: int
-    last_step: int = 0
 
     @property
     def is_prefill(self) -> bool:
@@ -73,9 +73,8 @@ class Scheduler:
         """
         self._step += 1
         for task in tasks:
-            sequence = task.sequence
-            sequence.table.match(sequence.tokens, sequence.length - max(task.rows, 1))
-            sequence.last_used = time.monotonic()
+            _match(task)
+            task.sequence.last_used = time.monotonic()
         plan = _Plan(self.budget)
         busy = {task.sequence.number for task in tasks}
         # Who was served longest ago goes first, where not all fit.
@@ -88,43 +87,63 @@ class Scheduler:
             for task, share in _shares(prompts, left):
                 self._add(plan, task, share, busy)
         for task, _ in plan.chunks:
-            task.last_step = self._step
+            task.sequence.last_step = self._step
         return plan.chunks
 
     def _add(self, plan: _Plan, task: Task, count: int, busy: set[int]) -> None:
         """Adds up to `count` tokens of the task to the plan, if they fit."""
-        missing = task.sequence.missing
-        rows = task.rows
-        if count < missing:  # rows are wanted of the last tokens, which stay together
+        _match(task)  # it may just have given way: what is left of it need not be run again
+        missing, rows = task.sequence.missing, task.rows
+        count = min(count, missing)
+        # Rows are wanted of the last tokens, which stay together. A prompt goes on while others take all rows.
+        if count < missing or (task.is_prefill and not self._has_rows(plan, rows)):
             count, rows = min(count, missing - max(rows, 1)), 0
-        if count < 1 or (plan.chunks and plan.rows + rows > self.budget.rows):
+        if count < 1 or not self._has_rows(plan, rows):
             return
         if self._reserve(task.sequence, count, plan, busy):
             plan.add(task, Chunk(task.sequence, count, rows))
 
     def _reserve(self, sequence: Sequence, count: int, plan: _Plan, busy: set[int]) -> bool:
         table = sequence.table
-        while not self._pool.can_allocate(table.needed(count)):
-            victim = self._victim(sequence, plan.sequences, busy)
-            if victim is None:
+        if not self._pool.can_allocate(table.needed(count)):
+            for victim in self._victims(sequence, count, plan.sequences, busy):
+                victim.drop()
+                self.preemptions += 1
+            if not self._pool.can_allocate(table.needed(count)):
                 return False
-            victim.drop()
-            self.preemptions += 1
         table.reserve(count)
         return True
 
-    def _victim(self, sequence: Sequence, planned: set[int], busy: set[int]) -> Sequence | None:
-        """Who gives way: the youngest of those that are younger, or else the youngest that has long been idle."""
+    def _victims(self, sequence: Sequence, count: int, planned: set[int], busy: set[int]) -> list[Sequence]:
+        """Who gives way for `count` tokens of a sequence: nobody where all who may do not make enough room."""
+        available = self._pool.available
+        # A last block that it shares may be its own when the others have gone.
+        needed = sequence.table.needed(count) - sequence.table.must_copy
+        given: Counter[int] = Counter()
+        victims = []
+        for other in self._who_may_give_way(sequence, planned, busy):
+            victims.append(other)
+            given.update(other.table.blocks)
+            available += sum(given[block] == self._pool.holders(block) for block in other.table.blocks)
+            if available >= needed:
+                return victims
+        return []
+
+    def _who_may_give_way(self, sequence: Sequence, planned: set[int], busy: set[int]) -> Iterator[Sequence]:
+        """Those that are younger, the youngest first, then those that have long been idle."""
         since = time.monotonic() - _IDLE_SECONDS
         holders = [
             other for other in reversed(self._sequences.values()) if other.table.blocks and other.number not in planned
         ]
-        if holders and holders[0].number > sequence.number:
-            return holders[0]
-        idle: Iterable[Sequence] = (
-            other for other in holders if other.number not in busy and other.last_used < since
+        yield from (other for other in holders if other.number > sequence.number)
+        yield from (
+            other
+            for other in holders
+            if other.number < sequence.number and other.number not in busy and other.last_used < since
         )
-        return next(iter(idle), None)
+
+    def _has_rows(self, plan: _Plan, rows: int) -> bool:
+        return not rows or not plan.chunks or plan.rows + rows <= self.budget.rows
 
 
 class _Plan:
@@ -141,8 +160,13 @@ class _Plan:
         self.rows += chunk.logits_rows
 
 
+def _match(task: Task) -> None:
+    """Takes what the cache already has of a task's text, but for the tokens whose logits are wanted."""
+    task.sequence.table.match(task.sequence.tokens, task.sequence.length - max(task.rows, 1))
+
+
 def _turn(task: Task) -> tuple[int, int]:
-    return task.last_step, task.sequence.number
+    return task.sequence.last_step, task.sequence.number
 
 
 def _shares(prompts: Seq[Task], tokens: int) -> list[tuple[Task, int]]:

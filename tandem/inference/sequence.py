@@ -19,7 +19,7 @@ class Sequence:
     """The tokens that have been fed. Of these the first `cached` have their keys and values in the cache; the others
     are not there yet, or had to give way, and are run again when the sequence goes on.
 
-    number: later sequences have larger ones.
+    number: later sequences have larger ones. last_step: the scheduler's, in which something of it was run.
     """
 
     def __init__(self, table: BlockTable) -> None:
@@ -28,6 +28,7 @@ class Sequence:
         self.table = table
         self.closed = False
         self.last_used = time.monotonic()
+        self.last_step = 0
 
     @property
     def length(self) -> int:

@@ -48,10 +48,16 @@ class BlockTable:
             self._keys.append(key)
             self.length += BLOCK_SIZE
 
+    @property
+    def must_copy(self) -> bool:
+        """Whether the next entry lies in a block that others hold too."""
+        index, inside = divmod(self.length, BLOCK_SIZE)
+        return bool(inside) and self._pool.is_shared(self.blocks[index])
+
     def needed(self, count: int) -> int:
         """Blocks that `reserve(count)` allocates."""
         blocks = -(-(self.length + count) // BLOCK_SIZE)
-        return max(0, blocks - len(self.blocks)) + (1 if count and self._must_copy() else 0)
+        return max(0, blocks - len(self.blocks)) + (1 if count and self.must_copy else 0)
 
     def reserve(self, count: int) -> None:
         """Makes room for `count` entries behind the valid ones; a shared last block is copied first.
@@ -63,7 +69,7 @@ class BlockTable:
         if not count:
             return
         index, inside = divmod(self.length, BLOCK_SIZE)
-        if self._must_copy():
+        if self.must_copy:
             shared = self.blocks[index]
             [own] = self._pool.allocate(1, after=self.blocks[index - 1] if index else None)
             self._copy(shared, own, inside)
@@ -125,11 +131,6 @@ class BlockTable:
             self.blocks[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
             for position in range(first, first + count)
         ]
-
-    def _must_copy(self) -> bool:
-        """Whether the next entry lies in a block that others hold too."""
-        index, inside = divmod(self.length, BLOCK_SIZE)
-        return bool(inside) and self._pool.is_shared(self.blocks[index])
 
     def _drop(self, length: int) -> None:
         """Releases the blocks behind the first `length` entries, the last first: they are to be evicted first."""

@@ -76,7 +76,6 @@ class Job:
         self.ended = False
         self.task: Task | None = None
         self.length_before = 0
-        self.last_step = 0
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
         self._loop = loop
         self._submitted = time.perf_counter()
@@ -92,18 +91,22 @@ class Job:
         """Starts on a block of its work."""
         self.length_before = self.sequence.length
         self.sequence.extend(token_ids)
-        self.task = Task(self.sequence, rows, self.last_step)
+        self.task = Task(self.sequence, rows)
 
     def complete(self) -> None:
         """The block has been run."""
-        assert self.task is not None
-        self.last_step = self.task.last_step
         self.task = None
 
     def give_up(self, error: Exception) -> None:
         """The block could not be run; its sequence is as if it had never been fed."""
-        self.sequence.truncate(self.length_before)
+        self.abandon()
         self.end(error)
+
+    def abandon(self) -> None:
+        """Nobody awaits it any more. A block whose logits it has not taken is as if it had never been fed."""
+        if self.task is not None:
+            self.sequence.truncate(self.length_before)
+        self.ended = True
 
     def step_began(self, at: float) -> None:
         if self._started is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tandem.inference.cache import KeyValueCache
 from tandem.inference.engine import Engine
 from tandem.inference.runner import Chunk, ModelRunner, Sequence
 from tandem.inference.work import SingleWork
@@ -40,16 +41,21 @@ class Greedy(SingleWork):
 class GatedRunner(ModelRunner):
     """Stands still in a forward pass while its gate is closed; `waiting` is set while it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int | None = None) -> None:
+        """blocks: of the cache."""
         super().__init__(tiny_llama())
+        if blocks is not None:
+            self.cache = KeyValueCache(self.cache.shape, blocks, self.cache.device)
         self.gate = threading.Event()
         self.gate.set()
         self.waiting = threading.Event()
         self.batches: list[int] = []
+        self.chunks: list[list[tuple[int, int]]] = []  # of each step, numbers of sequences and how many tokens
         self.before_run: Callable[[Seq[Chunk]], None] = lambda chunks: None
 
     def run(self, chunks: Seq[Chunk]) -> list[Tensor]:
         self.batches.append(len(chunks))
+        self.chunks.append([(chunk.sequence.number, chunk.count) for chunk in chunks])
         if not self.gate.is_set():
             self.waiting.set()
             assert self.gate.wait(30), "the test never opened the gate"
