@@ -30,6 +30,7 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
+@torch.inference_mode()
 def pack_linears(model: nn.Module) -> int:
     """Replaces the linear layers of a model on the CPU by packed ones, in place; returns how many.
 

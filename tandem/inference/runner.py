@@ -12,6 +12,7 @@ from tandem.inference.attention import NAME
 from tandem.inference.cache import KeyValueCache
 from tandem.inference.capacity import GPU_SHARE, blocks_for
 from tandem.inference.loaded import LoadedModel
+from tandem.inference.packing import pack_linears
 from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.step import Step
 from tandem.inference.support import check_supported, probe
@@ -53,7 +54,7 @@ class ModelRunner:
     def __init__(
         self, loaded: LoadedModel, *, cache_bytes: int | None = None, gpu_share: float = GPU_SHARE
     ) -> None:
-        """cache_bytes, gpu_share: see `blocks_for`.
+        """Takes the model over: its linear layers are laid out anew. cache_bytes, gpu_share: see `blocks_for`.
 
         Raises UnsupportedModelError, naming the model, where its attention cannot be served, and ModelError where
         there is no memory for the cache.
@@ -63,6 +64,7 @@ class ModelRunner:
         self._embeddings = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[index, union-attr]
         check_supported(self._model)
         self._model.set_attn_implementation(NAME)
+        pack_linears(self._model)
         with torch.inference_mode():
             shape = probe(self._model, lambda step: self._run([0, 0], [0, 1], [1], step))
             blocks = blocks_for(shape, loaded.device, cache_bytes=cache_bytes, gpu_share=gpu_share)
