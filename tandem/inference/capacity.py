@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -83,9 +84,9 @@ def _container(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _statistic(path: Path, name: str) -> int:
-    """A line `name number` of a control group's statistics; 0 where there is none."""
+    """Of lines `name number`, the number; 0 where there is none."""
     try:
-        lines = path.read_text().splitlines()
+        found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
+    return int(found[1]) if found else 0

@@ -190,7 +190,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 while self._take():
-                    self._step()
+                    self._step_or_fail()
         finally:
             self._closed = True
             self._fail_all()
@@ -216,6 +216,16 @@ class Engine:
     def _close(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         sequence.close()
+
+    def _step_or_fail(self) -> None:
+        """A defect ends the works that it met, never the engine: others are still to come."""
+        try:
+            self._step()
+        except Exception as error:
+            _log.exception("a step failed")
+            for job in self._jobs:
+                job.give_up(error)
+            self._jobs = []
 
     def _step(self) -> None:
         running = self._with_tasks()
@@ -303,6 +313,7 @@ class Engine:
             for (job, _), item in zip(group, items, strict=True):
                 job.computed(spent)
                 if isinstance(item, Exception):
+                    job.sequence.table.forget()  # what made it fail may lie in the cache
                     job.end(item)
                 elif item is not None:
                     job.send((item, job.timing()))

@@ -56,12 +56,14 @@ class Sequence:
         self.table.name(self.tokens, len(self.tokens) - unconfirmed)
 
     def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens; nothing is copied. Raises ValueError where there are fewer."""
+        """Forgets all but the first `length` tokens; nothing is copied. Room that was made for more is given up.
+
+        Raises ValueError where there are fewer.
+        """
         if not 0 <= length <= len(self.tokens):
             raise ValueError(f"cannot cut {len(self.tokens)} tokens to {length}")
         del self.tokens[length:]
-        if length < self.table.length:
-            self.table.truncate(length)
+        self.table.truncate(min(length, self.table.length))
 
     def fork(self) -> Sequence:
         """A second sequence of the same text, which shares the blocks of this one. Raises SequenceClosedError."""

@@ -93,6 +93,11 @@ class BlockTable:
             self._pool.name(self.blocks[index], key)
             self._keys.append(key)
 
+    def forget(self) -> None:
+        """Lets nobody find the blocks any more by what they contain."""
+        for block in self.blocks:
+            self._pool.forget(block)
+
     def truncate(self, length: int) -> None:
         """Keeps the first `length` entries; nothing is copied. Raises ValueError where there are fewer."""
         if not 0 <= length <= self.length:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tandem.inference.engine import Engine
 from tandem.inference.runner import ContextFullError
 from tandem.sampling import History, NotFiniteError, SamplingChain, SamplingParams
-from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, stuck_in_a_step
+from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, stuck_in_a_step, until
 
 
 class Failing(Greedy):
@@ -94,3 +94,38 @@ async def test_logits_that_are_not_finite_fail_one_work_alone(engine: Engine, ru
     results = await asyncio.gather(*map(engine.run, works), return_exceptions=True)
     assert isinstance(results[0], NotFiniteError)
     assert works[1].tokens == expected
+
+
+class Miscounting(Greedy):
+    @classmethod
+    def receive_all(cls, works, logits):
+        return []
+
+
+async def test_a_defect_in_a_step_does_not_end_the_engine(engine: Engine, runner: GatedRunner) -> None:
+    expected = await alone(engine, [1, 2, 3], 6)
+    with pytest.raises(ValueError):
+        await engine.run(Miscounting(await engine.open(), [3, 3], 8))
+    assert await alone(engine, [1, 2, 3], 6) == expected
+
+
+async def test_what_a_fault_left_in_the_cache_is_not_found_again(engine: Engine, runner: GatedRunner) -> None:
+    prompt = list(range(40))
+    expected = await alone(engine, [*prompt, 50], 4)
+    await until(lambda: runner.cache.pool.held == 0)
+    runner.cache.pool.forget_idle()
+    weight = runner.loaded.model.model.embed_tokens.weight
+    before = weight[7].clone()
+    weight[7] = torch.nan
+
+    class Checked(Greedy):
+        def receive(self, logits: Tensor) -> object:
+            SamplingChain(SamplingParams(), 64).log_probs(logits, History([]))
+            return super().receive(logits)
+
+    work = Checked(await engine.open(), [*prompt, 51], 4)
+    with pytest.raises(NotFiniteError):
+        await engine.run(work)
+    await engine.release(work.sequence)
+    weight[7] = before
+    assert await alone(engine, [*prompt, 50], 4) == expected

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Seq
+from contextlib import asynccontextmanager
 from typing import Any
 
 from torch import Tensor
 
 from tandem.inference.cache import KeyValueCache
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.runner import Chunk, ModelRunner, Sequence
 from tandem.inference.work import SingleWork
 from tests.support.tiny import tiny_llama
@@ -62,6 +63,19 @@ class GatedRunner(ModelRunner):
             self.waiting.clear()
         self.before_run(chunks)
         return super().run(chunks)
+
+
+@asynccontextmanager
+async def started(runner: GatedRunner, **limits: int) -> AsyncIterator[Engine]:
+    """A running engine. limits: of EngineLimits."""
+    engine = Engine(runner, EngineLimits(**limits))
+    engine.start()
+    try:
+        async with asyncio.timeout(60):  # only against hanging
+            yield engine
+    finally:
+        runner.gate.set()
+        await engine.close()
 
 
 async def alone(engine: Engine, prompt: list[int], count: int) -> list[int]:
