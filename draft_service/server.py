@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
-import torch
 
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
+from tandem.faults import reported
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
 from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
-from tandem.sampling import NotFiniteError
 from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
 from tandem.wire import full_row_message, noise_stream, row_message, sampling_params
 
@@ -37,20 +37,17 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
         check_handshake(first.open.handshake, self._drafter.info, side="draft")
         spec = self._spec(first.open)
-        sequence = await self._drafter.open(spec)
-        try:
-            yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
-            progress = Progress(list(spec.prompt), self._vocabulary_size)
-            async for request in request_iterator:
-                response = await self._answer(request, sequence, progress)
-                if response is not None:
-                    yield response
-        except NotFiniteError as error:
-            raise TandemError.not_finite() from error
-        except torch.OutOfMemoryError as error:
-            raise TandemError.out_of_memory("the draft's device is out of memory") from error
-        finally:
-            await sequence.close()
+        with reported("draft"):
+            sequence = await self._drafter.open(spec)
+            try:
+                yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
+                progress = Progress(list(spec.prompt), self._vocabulary_size)
+                async for request in request_iterator:
+                    response = await self._answer(request, sequence, progress)
+                    if response is not None:
+                        yield response
+            finally:
+                await sequence.close()
 
     @property
     def _vocabulary_size(self) -> int:
@@ -87,7 +84,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         if kind == "round":
             return await self._draft(request.round, sequence, progress)
         if kind == "rows":
-            return draft_pb2.DraftResponse(rows=self._rows(request.rows, sequence, progress))
+            return draft_pb2.DraftResponse(rows=await self._rows(request.rows, sequence, progress))
         raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
 
     async def _draft(
@@ -103,7 +100,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         progress.candidates = candidates.token_ids
         return draft_pb2.DraftResponse(block=_block_message(message.round, progress.position, candidates))
 
-    def _rows(
+    async def _rows(
         self, message: draft_pb2.DraftRows, sequence: DraftSequence, progress: Progress
     ) -> draft_pb2.DraftedRows:
         if message.round != progress.round:
@@ -117,10 +114,13 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
                 raise TandemError.invalid_field(
                     "rows.indices", f"{index} is not below the block's {len(progress.candidates)} candidates"
                 )
-        rows = zip(message.indices, sequence.full_rows(message.indices), strict=True)
-        return draft_pb2.DraftedRows(
-            round=message.round, rows=[full_row_message(index, row) for index, row in rows]
-        )
+        rows = sequence.full_rows(message.indices)
+
+        def drafted() -> draft_pb2.DraftedRows:
+            messages = [full_row_message(index, row) for index, row in zip(message.indices, rows, strict=True)]
+            return draft_pb2.DraftedRows(round=message.round, rows=messages)
+
+        return await asyncio.to_thread(drafted)  # waits for the device, and copies a vocabulary for each row
 
     async def GetDraftModel(
         self, request: draft_pb2.GetDraftModelRequest, context: grpc.aio.ServicerContext

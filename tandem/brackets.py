@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tandem.compression import CompressedRow, full_law, laws
-from tandem.divergences import divergence_terms, exp, js_distance, total_variation
+from tandem.divergences import divergence_terms, exp_, js_distance, total_variation
 from tandem.selection import top_values
 from tandem.transfers import to_host, upload
 
@@ -28,6 +28,8 @@ from tandem.transfers import to_host, upload
 _CAPPED = 64
 _STEPS = 6
 _LARGEST_RATIO = 1e9
+# More than what a sum over a row is off by.
+_NOTHING = 1e-13
 # The tail mass is a float32: it moves the distance by less than this.
 _ROUNDING = 1e-6
 # More than any vocabulary, and an int64.
@@ -145,7 +147,7 @@ def full_row_distances(log_p: Tensor, log_q: Tensor) -> list[tuple[float, float]
 
 def probabilities(log_p: Tensor) -> Tensor:
     """Probabilities float64 [..., V], normalised: fp32 log-probabilities sum to 1 within 1e-6 only."""
-    p = exp(log_p.to(torch.float64))
+    p = exp_(log_p.to(torch.float64, copy=True))
     return p.div_(p.sum(-1, keepdim=True))
 
 
@@ -159,6 +161,8 @@ def _least_tail(tail_p: Tensor, p_mass: Tensor, q_mass: Tensor, cap: Tensor) -> 
         capped = top * ratio.unsqueeze(-1) > cap
         left_q = q_mass - (capped * cap).sum(-1)
         left_p = p_mass - (capped * top).sum(-1)
+        # Where every token of p's tail reaches c, what is left is rounding, of either sign: q's rest is where p is 0.
+        left_p = left_p.masked_fill(left_p < _NOTHING, 0.0)
         ratio = torch.maximum(ratio, (left_q / left_p).nan_to_num(nan=0.0)).clamp(max=_LARGEST_RATIO)
     top_q = torch.minimum(top * ratio.unsqueeze(-1), cap)
     # The derivative of a token's term by q where q = ratio p: the price of mass at the minimum.

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tandem.divergences import exp_
+from tandem.transfers import upload
+
 # exp of less is 0 in float64; an entry of a row must have a probability.
 _LEAST_LOG = -700.0
 
@@ -118,23 +121,25 @@ def rows_from(columns: Mapping[str, Tensor]) -> list[CompressedRow]:
     lengths, tail_masses = columns["lengths"].long().tolist(), columns["tail_masses"].tolist()
     token_ids, log_probs = columns["token_ids"].long(), columns["log_probs"].to(torch.float16)
     return [
-        CompressedRow(ids[:length].clone(), logs[:length].clone(), tail_mass)
+        CompressedRow(ids[:length], logs[:length], tail_mass)
         for ids, logs, length, tail_mass in zip(token_ids, log_probs, lengths, tail_masses, strict=True)
     ]
 
 
-def compress_rows(log_p: Tensor, max_entries: int, masses: Tensor | None = None) -> CutRows:
-    """`compress` of each row of log_p [n, V]; masses: float64 [n], None for 1. Nothing is read back."""
-    ids, rounded = _heads(log_p, max_entries)
+def compress_rows(log_p: Tensor, max_entries: int, masses: Sequence[float]) -> CutRows:
+    """`compress` of each row of log_p [n, V] with its mass. Nothing is read back."""
+    values, ids = _heads(log_p, max_entries)
+    rounded = _round(values)
     kept = (rounded > -math.inf).sum(-1)
-    weights = log_p.to(torch.float16).to(torch.float32).exp_()
-    listed = weights.gather(-1, ids).to(torch.float64)
+    # By way of fp32: torch has no fast way from half to double precision.
+    weights = exp_(log_p.to(torch.float16).to(torch.float32).to(torch.float64))
+    listed = weights.gather(-1, ids)
     head = listed.cumsum(-1)
-    rest = weights.scatter_(-1, ids, 0.0).sum(-1, dtype=torch.float64)
+    rest = weights.scatter_(-1, ids, 0.0).sum(-1)
     total = head[:, -1] + rest
-    if masses is not None:
-        enough = 1 + (head < (masses * total).unsqueeze(-1)).sum(-1)
-        kept = torch.where((masses > 0) & (masses < 1), torch.minimum(kept, enough), kept)
+    if any(0 < mass < 1 for mass in masses):
+        bounds = upload([mass if 0 < mass < 1 else math.inf for mass in masses], torch.float64, log_p.device)
+        kept = torch.minimum(kept, 1 + (head < (bounds * total).unsqueeze(-1)).sum(-1))
     behind = torch.arange(ids.shape[-1], device=ids.device) >= kept.unsqueeze(-1)
     # The mass left out is summed by itself: 1 - head would lose a small tail's digits.
     cut = (listed * behind).sum(-1)
@@ -143,9 +148,9 @@ def compress_rows(log_p: Tensor, max_entries: int, masses: Tensor | None = None)
 
 def truncate_rows(log_p: Tensor, max_entries: int) -> CutRows:
     """`truncate_law` of each row of log_p [n, V]. Nothing is read back."""
-    ids, rounded = _heads(log_p, max_entries)
-    listed = log_p.gather(-1, ids).masked_fill(rounded == -math.inf, -math.inf)
-    rounded = _round(torch.log_softmax(listed.to(torch.float64), dim=-1))
+    values, ids = _heads(log_p, max_entries)
+    shares = torch.log_softmax(values.to(torch.float64), dim=-1)
+    rounded = shares.to(torch.float16).masked_fill_(shares < _LEAST_LOG, -math.inf)
     return CutRows(ids, rounded, (rounded > -math.inf).sum(-1), torch.zeros_like(log_p[:, 0]))
 
 
@@ -155,8 +160,7 @@ def compress(log_p: Tensor, max_entries: int, mass: float = 1.0) -> CompressedRo
     Every tail entry is at most the smallest one listed. The tail mass is that of the whole row after rounding,
     so that head and tail are those of `full_law`. Raises ValueError for max_entries < 1.
     """
-    masses = torch.tensor([mass], dtype=torch.float64, device=log_p.device)
-    return rows_from(compress_rows(log_p.unsqueeze(0), max_entries, masses).columns())[0]
+    return rows_from(compress_rows(log_p.unsqueeze(0), max_entries, [mass]).columns())[0]
 
 
 def truncate_law(log_p: Tensor, max_entries: int) -> CompressedRow:
@@ -198,11 +202,11 @@ def _normalise(log_probs: Tensor, tail_mass: Tensor) -> Tensor:
 
 
 def _heads(log_p: Tensor, max_entries: int) -> tuple[Tensor, Tensor]:
-    """Ids [n, k] and fp16 log-probabilities of the largest entries; -infinity for those without a probability."""
+    """Log-probabilities and ids [n, k] of the largest entries."""
     if max_entries < 1:
         raise ValueError(f"max_entries must be at least 1, not {max_entries}")
     values, ids = log_p.topk(min(max_entries, log_p.shape[-1]), dim=-1)
-    return ids, _round(values)
+    return values, ids
 
 
 def _round(log_p: Tensor) -> Tensor:

@@ -24,6 +24,11 @@ def exp(x: Tensor) -> Tensor:
     return x.mul(_LOG2_E).exp2_()
 
 
+def exp_(x: Tensor) -> Tensor:
+    """`exp`, in place."""
+    return x.mul_(_LOG2_E).exp2_()
+
+
 def entropy(log_p: Tensor) -> Tensor:
     """Shannon entropy in nats: [...] of log-probabilities [..., V] (-infinity allowed), in their dtype."""
     return -torch.linalg.vecdot(exp(log_p), log_p.clamp(min=-1e4))

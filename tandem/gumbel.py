@@ -105,7 +105,7 @@ def gumbel(words: Tensor) -> Tensor:
 
 
 def gumbel_argmax_batch(log_p: Tensor, counters: Counters, *, forbids: bool = True) -> Tensor:
-    """Coupled draw of each row: int64 [n]. log_p: [n, V], -infinity outside the support.
+    """Coupled draw of each row: int64 [n]. log_p: [n, V], -infinity outside the support; of NaN rows, some id.
 
     forbids: whether tokens may lie outside it. Where few are left, few lanes are computed; on the CPU only, since
     elsewhere looking how many would wait for the device. The draws are the same.
@@ -120,7 +120,7 @@ def gumbel_argmax_batch(log_p: Tensor, counters: Counters, *, forbids: bool = Tr
         for part in (narrow, [row for row in range(rows) if widths[row] * 4 >= size]):
             found[part] = gumbel_argmax_batch(log_p[part], counters.rows(part), forbids=part is narrow)
         return found
-    draw, width = (_narrow, max(widths)) if narrow else (_wide, size)
+    draw, width = (_narrow, max(1, max(widths))) if narrow else (_wide, size)
     step = max(1, _TOKENS // width)
     parts = [slice(start, start + step) for start in range(0, rows, step)]
     return torch.cat([draw(log_p[part], counters.rows(part), width) for part in parts])

@@ -30,6 +30,7 @@ __all__ = [
     "gumbel_argmax_rows",
     "inverse_cdf",
     "log_probs_batch",
+    "not_finite",
 ]
 
 # Entries that top-p looks at first; sorting a whole row costs ten times as much.
@@ -104,11 +105,8 @@ class SamplingChain:
             sampled and params.top_p < 1,
             sampled and params.min_p > 0,
         )
-
-    @property
-    def forbids(self) -> bool:
-        """Whether tokens may end with probability 0."""
-        return any(self.stages[1:]) or -math.inf in self.params.logit_bias.values()
+        #: Whether tokens may end with probability 0.
+        self.forbids = any(self.stages[1:]) or -math.inf in params.logit_bias.values()
 
     def log_probs(self, logits: Tensor, history: History, candidates: Sequence[int] = ()) -> Tensor:
         """Log-softmax after the whole chain: fp32 [n, V], -infinity outside the support.
@@ -169,7 +167,8 @@ def log_probs_batch(
         edited = [chains[index].edit(logits[index], histories[index], candidates[index]) for index in members]
         params = [chains[index].params for index, rows in zip(members, edited, strict=True) for _ in rows]
         log_p = torch.log_softmax(_staged(join(edited), params, chains[members[0]].stages), dim=-1)
-        for index, rows in zip(members, log_p.split([len(rows) for rows in edited]), strict=True):
+        parts = torch.split_with_sizes(log_p, [len(rows) for rows in edited])
+        for index, rows in zip(members, parts, strict=True):
             found[index] = rows
     return found
 
@@ -181,6 +180,8 @@ def not_finite(log_p: Tensor) -> Tensor:
 
 def _staged(scores: Tensor, params: Sequence[SamplingParams], stages: tuple[bool, ...]) -> Tensor:
     """Scores [n, V] after temperature and cuts, for the parameters of each row; all have the same stages."""
+    if not any(stages):
+        return scores
     has_temperature, has_top_k, has_top_p, has_min_p = stages
 
     def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:

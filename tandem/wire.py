@@ -94,6 +94,7 @@ def model_info(served: ServedModel) -> model_pb2.ModelInfo:
         dtype=loaded.dtype,
         parameter_count=loaded.parameter_count,
         end_token_ids=loaded.end_token_ids,
+        weights=loaded.weights,
     )
 
 

@@ -6,18 +6,25 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
-import torch
+from torch import Tensor
 
 from tandem.distributions import CompressedRow
+from tandem.faults import reported
 from tandem.inference.engine import Engine
-from tandem.inference.runner import ContextFullError
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
 from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
-from tandem.sampling import NotFiniteError
 from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
-from tandem.wire import compressed_rows, full_row, noise_stream, row_message, sampling_params, timing_message
+from tandem.wire import (
+    compressed_rows,
+    full_row,
+    load_message,
+    noise_stream,
+    row_message,
+    sampling_params,
+    timing_message,
+)
 from target_service.session import SessionSpec, TargetSession, Verified
 from target_service.verification import Rule
 
@@ -49,22 +56,17 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
         check_handshake(first.open.handshake, self._info, side="target")
         spec = self._spec(first.open)
-        session = TargetSession(self._engine, await self._engine.open(), spec, self._info.vocabulary_size)
-        try:
-            yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
-            progress = Progress(list(spec.tokens), self._info.vocabulary_size)
-            async for request in request_iterator:
-                async with aclosing(self._answer(request, session, progress)) as responses:
-                    async for response in responses:
-                        yield response
-        except NotFiniteError as error:
-            raise TandemError.not_finite() from error
-        except torch.OutOfMemoryError as error:
-            raise TandemError.out_of_memory("the target's device is out of memory") from error
-        except ContextFullError as error:
-            raise TandemError.invalid_field("round", str(error)) from error
-        finally:
-            await session.close()
+        with reported("target"):
+            session = TargetSession(self._engine, await self._engine.open(), spec, self._info.vocabulary_size)
+            try:
+                yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
+                progress = Progress(list(spec.tokens), self._info.vocabulary_size)
+                async for request in request_iterator:
+                    async with aclosing(self._answer(request, session, progress)) as responses:
+                        async for response in responses:
+                            yield response
+            finally:
+                await session.close()
 
     def _spec(self, message: target_pb2.VerifyOpen) -> SessionSpec:
         vocabulary = self._info.vocabulary_size
@@ -168,7 +170,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                     f"{index} is not below the block's {len(progress.candidates)} candidates",
                 )
 
-        def rows() -> list[torch.Tensor]:
+        def rows() -> list[Tensor]:
             return [
                 full_row(
                     row, path=f"resolve.rows[{at}].log_probabilities", vocabulary_size=self._info.vocabulary_size
@@ -221,12 +223,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     async def GetTargetLoad(
         self, request: target_pb2.GetTargetLoadRequest, context: grpc.aio.ServicerContext
     ) -> target_pb2.GetTargetLoadResponse:
-        load = self._engine.load()
         return target_pb2.GetTargetLoadResponse(
-            load=model_pb2.Load(
-                sessions=load.sequences, waiting_blocks=load.waiting, cache_bytes=load.cache_bytes
-            ),
-            stale_messages=self._stale_messages,
+            load=load_message(self._engine.load()), stale_messages=self._stale_messages
         )
 
 

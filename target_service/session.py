@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
 from tandem.transfers import portions
-from target_service.verification import Block, BlockNumbers, Rule, verify_many
+from target_service.verification import Block, BlockNumbers, Rule, Token, next_tokens, verify_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,6 @@ class Verified:
 
     numbers: BlockNumbers
     timing: Timing
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of plain decoding; log probability and entropy in nats."""
-
-    token_id: int
-    log_probability: float
-    entropy: float
-    row: CompressedRow | None
 
 
 class TargetSession:
@@ -131,19 +121,14 @@ def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Se
     return tokens[sequence.length :]
 
 
-def _numbers(
+def _log_probs(
     owners: Sequence[TargetSession], blocks: Sequence[Block], logits: Sequence[Tensor]
-) -> tuple[list[BlockNumbers | ValueError], list[Tensor | None]]:
-    """Numbers of each session's block, or what is wrong with it, and its log-probabilities where `resolve` may ask."""
-    numbers: list[BlockNumbers | ValueError] = []
-    kept: list[Tensor | None] = []
+) -> Iterator[tuple[Sequence[Block], list[Tensor]]]:
+    """Log-probabilities of each session's rows after its chain, for as many blocks at a time as pay."""
     for part in portions(logits):
         chains, histories = [owner._chain for owner in owners[part]], [owner._history for owner in owners[part]]
-        log_p = log_probs_batch(chains, logits[part], histories, [block.candidates for block in blocks[part]])
-        numbers += verify_many(blocks[part], log_p)
-        # Copies: a view would keep the rows of all sessions of the step as long as this one's.
-        kept += [rows[:-1].clone() if block.has_tail else None for block, rows in zip(blocks[part], log_p, strict=True)]
-    return numbers, kept
+        candidates = [block.candidates for block in blocks[part]]
+        yield blocks[part], log_probs_batch(chains, logits[part], histories, candidates)
 
 
 class _Verification:
@@ -174,11 +159,18 @@ class _Verification:
     @classmethod
     def receive_all(cls, works: Sequence[_Verification], logits: Sequence[Tensor]) -> list[Exception | None]:
         blocks = [work._block for work in works]
-        results, kept = _numbers([work._owner for work in works], blocks, logits)
-        for work, numbers, rows in zip(works, results, kept, strict=True):
+        results: list[BlockNumbers | ValueError] = []
+        kept: list[Tensor | None] = []
+        for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
+            results += verify_many(part, log_p)
+            for block, rows in zip(part, log_p, strict=True):
+                # Copies: a view would keep the rows of all sessions of the step as long as this one's.
+                own = rows[:-1].clone() if len(part) > 1 and block.has_tail else rows[:-1]
+                kept.append(own if block.has_tail else None)
+        for work, numbers, left_open in zip(works, results, kept, strict=True):
             if not isinstance(numbers, Exception):
                 work.numbers = numbers
-                work._owner._log_p = rows
+                work._owner._log_p = left_open
         return [numbers if isinstance(numbers, Exception) else None for numbers in results]
 
 
@@ -203,21 +195,19 @@ class _Generation:
         return None if feed is None else (feed, 1)
 
     @classmethod
-    def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> list[Exception | Token]:
-        """A token of plain decoding is what a block without candidates gives."""
+    def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> Sequence[Token | Exception]:
         blocks = [work._owner._block((), None, work._position) for work in works]
-        results, _ = _numbers([work._owner for work in works], blocks, logits)
-        return [
-            numbers if isinstance(numbers, Exception) else work._take(numbers)
-            for work, numbers in zip(works, results, strict=True)
-        ]
+        results: list[Token | ValueError] = []
+        for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
+            results += next_tokens(part, log_p)
+        for work, result in zip(works, results, strict=True):
+            if isinstance(result, Token):
+                work._take(result)
+        return results
 
-    def _take(self, numbers: BlockNumbers) -> Token:
-        token = numbers.target_tokens[0]
+    def _take(self, token: Token) -> None:
         self._position += 1
         self._left -= 1
-        self._owner._history.append(token)
-        if self._left > 0 and token not in self._owner.spec.stop_token_ids:
-            self._feed = [token]
-        row = numbers.rows[0] if numbers.rows else None
-        return Token(token, numbers.target_log_p[0], numbers.entropies[0], row)
+        self._owner._history.append(token.token_id)
+        if self._left > 0 and token.token_id not in self._owner.spec.stop_token_ids:
+            self._feed = [token.token_id]

@@ -8,7 +8,8 @@ wrong with a block is a number like the others. Lossy rules are decided elsewher
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,10 +28,12 @@ from tandem.sampling import inverse_cdf, not_finite
 from tandem.selection import argmax, top_values
 from tandem.transfers import to_host, upload
 from target_service.batch import BlockBatch
-from target_service.blocks import Block, BlockNumbers, Rule
+from target_service.blocks import Block, BlockNumbers, Rule, Token
 from target_service.rules import block_acceptance, block_weights, ratio_acceptance, residual, surplus
 
-__all__ = ["GREEDY_SUPPORT", "Block", "BlockNumbers", "Rule", "target_tokens", "verify", "verify_many"]
+__all__ = ["Block", "BlockNumbers", "Rule", "Token", "next_tokens", "target_tokens", "verify", "verify_many"]
+
+_Result = TypeVar("_Result")
 
 #: At temperature 0 a lossy rule may let through what has at least this share of the largest probability [ours].
 GREEDY_SUPPORT = 0.1
@@ -68,12 +71,27 @@ def verify_many(blocks: Sequence[Block], log_p: Sequence[Tensor]) -> list[BlockN
     log_p: for a block of n candidates fp32 [n + 1, V], log-probabilities after the request's chain, all of one V and
     on one device; NaN rows are no distribution. The blocks of one rule are computed with together, by its formulas;
     all numbers, and the rows of p that were asked for, come back in one transfer. A block's numbers are those that
-    it has alone: ids, log-probabilities and entropies to the last bit, acceptances within 1e-12 and distances within
-    3e-8 (sums over q run over the widest q of the step).
+    it has alone: ids and log-probabilities to the last bit, entropies within 1e-6, acceptances within 1e-12 and
+    distances within 3e-8 (sums over q run over the widest q of the step; a distance is the root of such a sum).
     In place of its numbers there is a ValueError for a block whose parts do not fit together, or whose candidate is
     not in its own distribution, and a NotFiniteError for one with a row that is no distribution.
     """
-    found: list[BlockNumbers | ValueError | None] = [None] * len(blocks)
+    return _together(blocks, log_p, _verified, BlockBatch.numbers)
+
+
+def next_tokens(blocks: Sequence[Block], log_p: Sequence[Tensor]) -> list[Token | ValueError]:
+    """Plain decoding: the target's own token after each of these blocks, which have no candidates; as `verify_many`."""
+    return _together(blocks, log_p, _decoded, BlockBatch.tokens)
+
+
+def _together(
+    blocks: Sequence[Block],
+    log_p: Sequence[Tensor],
+    compute: Callable[[BlockBatch], dict[str, Tensor]],
+    read: Callable[[BlockBatch, Mapping[str, Tensor]], Sequence[_Result | ValueError]],
+) -> list[_Result | ValueError]:
+    """Computes for blocks that are alike together, brings everything back at once, and reads it."""
+    found: list[_Result | ValueError | None] = [None] * len(blocks)
     alike: dict[tuple[Rule, bool, int], list[int]] = {}
     for index, (block, rows) in enumerate(zip(blocks, log_p, strict=True)):
         try:
@@ -84,11 +102,11 @@ def verify_many(blocks: Sequence[Block], log_p: Sequence[Tensor]) -> list[BlockN
             measured = bool(block.rows) or block.rule.draws_residuals
             alike.setdefault((block.rule, measured, block.max_entries), []).append(index)
     batches = [BlockBatch([blocks[at] for at in members], [log_p[at] for at in members]) for members in alike.values()]
-    columns = to_host([_columns(batch) for batch in batches])
-    for batch, members, numbers in zip(batches, alike.values(), columns, strict=True):
-        for at, each in zip(members, batch.numbers(numbers), strict=True):
-            found[at] = each
-    return [numbers for numbers in found if numbers is not None]
+    host = to_host([compute(batch) for batch in batches])
+    for batch, members, columns in zip(batches, alike.values(), host, strict=True):
+        for at, result in zip(members, read(batch, columns), strict=True):
+            found[at] = result
+    return [result for result in found if result is not None]
 
 
 def target_tokens(rule: Rule, log_p: Tensor, noise: NoiseStream, position: int) -> Tensor:
@@ -106,79 +124,96 @@ def target_tokens(rule: Rule, log_p: Tensor, noise: NoiseStream, position: int) 
     return inverse_cdf(probabilities(log_p), upload(u, torch.float64, log_p.device))
 
 
-def _columns(batch: BlockBatch) -> dict[str, Tensor]:
-    """What `BlockBatch.numbers` takes: [N] or [M] each, on the device."""
-    rule, log_p = batch.blocks[0].rule, batch.log_p
-    heads = batch.heads()
-    top = top_values(log_p, min(3, log_p.shape[-1]))
-    columns: dict[str, Tensor] = {}
-    if rule.draws_residuals:
-        own, corrections = _residuals(batch, rule, heads, columns)
+def _decoded(batch: BlockBatch) -> dict[str, Tensor]:
+    """What `BlockBatch.tokens` takes, on the device."""
+    if batch.rule.draws_residuals:
+        own = inverse_cdf(probabilities(batch.log_p), batch.uniforms(Purpose.TARGET))
     else:
-        if rule is Rule.GREEDY:
-            own = argmax(log_p)
-        else:
-            forbids = any(block.forbids for block in batch.blocks)
-            own = gumbel_argmax_batch(log_p, batch.counters(), forbids=forbids)
-        corrections = own[batch.place]
-        columns["acceptance"], columns["stray"] = corrections == batch.x, torch.zeros_like(batch.x)
+        own = _own(batch)
+    return _positions(batch, own)
+
+
+def _verified(batch: BlockBatch) -> dict[str, Tensor]:
+    """What `BlockBatch.numbers` takes, on the device: [N] or [M] each."""
+    log_p, place = batch.log_p, batch.place
+    if batch.rule.draws_residuals:
+        own, corrections, decided = _residuals(batch)
+    else:
+        own = _own(batch)
+        corrections = own[place]
+        decided = {"acceptance": (corrections == batch.x).to(torch.float64), "stray": torch.zeros_like(batch.x)}
+        heads = batch.heads()
         if heads is not None:
-            _measure(probabilities(batch.of_candidates(log_p)), heads, columns)
-    log_p_x, max_log_p = log_p[batch.place, batch.x], top[:, 0]
-    least = max_log_p[batch.place] + math.log(GREEDY_SUPPORT) if rule is Rule.GREEDY else -math.inf
-    columns |= batch.rows()
-    return columns | {
-        "broken": not_finite(log_p),
-        "own": own,
-        "own_log_p": log_p.gather(-1, own.unsqueeze(1)).squeeze(1),
+            decided |= _measured(probabilities(batch.of_candidates(log_p)), heads)
+    top = top_values(log_p, min(3, log_p.shape[-1]))
+    log_p_x, max_log_p = log_p[place, batch.x], top[:, 0]
+    least = max_log_p[place] + math.log(GREEDY_SUPPORT) if batch.rule is Rule.GREEDY else -math.inf
+    return _positions(batch, own) | decided | {
         "max_log_p": max_log_p,
-        "entropies": entropy(log_p),
         "top3_entropies": entropy_of_top(top),
         "corrections": corrections,
-        "correction_log_p": log_p[batch.place, corrections],
+        "correction_log_p": log_p[place, corrections],
         "log_p": log_p_x,
         "in_support": log_p_x.isfinite() & (log_p_x >= least),
     }
 
 
-def _measure(p: Tensor, heads: Heads, columns: dict[str, Tensor]) -> None:
-    """Adds the distances of p [M, V] from q."""
-    measured = distances(p, heads)
-    columns |= {"total_variations": measured.total_variation, "lower": measured.lower, "upper": measured.upper}
+def _own(batch: BlockBatch) -> Tensor:
+    """The target's own tokens under the rules that do not draw from p in float64: int64 [N]."""
+    if batch.rule is Rule.GREEDY:
+        return argmax(batch.log_p)
+    forbids = any(block.forbids for block in batch.blocks)
+    return gumbel_argmax_batch(batch.log_p, batch.counters(), forbids=forbids)
 
 
-def _residuals(
-    batch: BlockBatch, rule: Rule, heads: Heads | None, columns: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The target's own tokens [N] and corrections [M] under RATIO and BLOCK; adds what else needs p in float64."""
-    for_own, for_corrections = batch.uniforms()
+def _positions(batch: BlockBatch, own: Tensor) -> dict[str, Tensor]:
+    """What plain decoding needs of each position: [N] each, and rows of p where asked for."""
+    log_p = batch.log_p
+    return batch.cut_rows() | {
+        "broken": not_finite(log_p),
+        "own": own,
+        "own_log_p": log_p.gather(-1, own.unsqueeze(1)).squeeze(1),
+        "entropies": entropy(log_p),
+    }
+
+
+def _measured(p: Tensor, heads: Heads) -> dict[str, Tensor]:
+    """The distances of p [M, V] from q."""
+    found = distances(p, heads)
+    return {"total_variations": found.total_variation, "lower": found.lower, "upper": found.upper}
+
+
+def _residuals(batch: BlockBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Own tokens [N] and corrections [M] under RATIO and BLOCK, and what else needs p in float64."""
+    heads = batch.heads()
     p = probabilities(batch.log_p)
-    own = inverse_cdf(p, for_own)
+    own = inverse_cdf(p, batch.uniforms(Purpose.TARGET))
     # Overwritten from here on: p has been drawn from, and a copy costs as much as all the rest.
     p = batch.of_candidates(p)
+    u = batch.uniforms(Purpose.CORRECTION)
     if heads is None:  # no candidates
-        columns["acceptance"] = columns["stray"] = p.new_zeros(0)
-        return own, inverse_cdf(p, for_corrections)
-    _measure(p, heads, columns)
+        return own, inverse_cdf(p, u), {"acceptance": p.new_zeros(0), "stray": p.new_zeros(0)}
+    found = _measured(p, heads)
     x = batch.x.unsqueeze(1)
     matches = (heads.token_ids == x) & (heads.listed > 0)
-    columns["stray"] = ~matches.any(-1)
     q_x, p_x = (heads.q * matches).sum(-1), p.gather(-1, x).squeeze(-1)
     p_head = p.gather(-1, heads.token_ids)
-    never = torch.zeros_like(matches[:, 0])
-    if rule is Rule.RATIO:
-        columns["acceptance"], weight = ratio_acceptance(p_x, q_x), torch.ones_like(p_x)
+    never = None
+    if batch.rule is Rule.RATIO:
+        acceptance, weight = ratio_acceptance(p_x, q_x), torch.ones_like(p_x)
     else:
-        columns["acceptance"], weight = _block(batch, p_x, q_x, p_head, heads)
+        acceptance, weight = _block(batch, p_x, q_x, p_head, heads)
         never = weight < _NEVER
         p *= weight.masked_fill(never, 1.0).unsqueeze(-1)
     left = residual(p_head, heads.q, weight)
     law = p.scatter_(-1, heads.token_ids, left)
     # Nothing is left where w p <= q everywhere. Such a candidate is the first not kept only by rounding (p = q), or
     # when w = 0, and then with probability 0; a draw from p does no harm there [ours].
-    empty = ((law.sum(-1) <= 0) | never).unsqueeze(-1)
-    law = law.scatter_(-1, heads.token_ids, torch.where(empty, p_head, left))
-    return own, inverse_cdf(law, for_corrections)
+    empty = law.sum(-1) <= 0
+    if never is not None:
+        empty |= never
+    law = law.scatter_(-1, heads.token_ids, torch.where(empty.unsqueeze(-1), p_head, left))
+    return own, inverse_cdf(law, u), found | {"acceptance": acceptance, "stray": ~matches.any(-1)}
 
 
 def _block(batch: BlockBatch, p_x: Tensor, q_x: Tensor, p_head: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:

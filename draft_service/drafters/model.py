@@ -6,21 +6,17 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, limit_after, no_rows
-from tandem.distributions import CompressedRow, compress, entropy, law, truncate_law
-from tandem.gumbel import gumbel_argmax
+from draft_service.drafters.drawing import Draw, Drawn, draw_many
 from tandem.inference import runner
 from tandem.inference.engine import Engine
 from tandem.inference.work import SingleWork
-from tandem.noise import Purpose
-from tandem.sampling import History, SamplingChain, draw
-from tandem.v1 import draft_pb2, model_pb2, sampling_pb2
-from tandem.wire import timing_message
-
-_SAMPLED_RULES = (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
+from tandem.sampling import History, NotFiniteError, SamplingChain, log_probs_batch
+from tandem.transfers import portions
+from tandem.v1 import draft_pb2, model_pb2
+from tandem.wire import load_message, timing_message
 
 
 class ModelDrafter:
@@ -37,10 +33,7 @@ class ModelDrafter:
         return ModelSequence(self._engine, await self._engine.open(), spec, self.info)
 
     def load(self) -> model_pb2.Load:
-        load = self._engine.load()
-        return model_pb2.Load(
-            sessions=load.sequences, waiting_blocks=load.waiting, cache_bytes=load.cache_bytes
-        )
+        return load_message(self._engine.load())
 
     async def close(self) -> None:
         await self._engine.close()
@@ -106,7 +99,7 @@ class _Prefill(SingleWork):
         """Nothing was asked for."""
 
 
-class _Drafting(SingleWork):
+class _Drafting:
     """One block in the making; runs on the engine's thread."""
 
     def __init__(
@@ -139,30 +132,50 @@ class _Drafting(SingleWork):
         feed, self._feed = self._feed, None
         return None if feed is None else (feed, 1)
 
-    def receive(self, logits: Tensor) -> None:
-        if not len(logits):
-            return
-        spec, block, owner = self._owner._spec, self.block, self._owner
-        log_p = owner._chain.log_probs(logits, owner._history)[0]
+    @classmethod
+    def receive_all(cls, works: Sequence[_Drafting], logits: Sequence[Tensor]) -> list[Exception | None]:
+        """Draws for all; a work that asked for no logits has nothing to draw."""
+        drawing = [(work, rows) for work, rows in zip(works, logits, strict=True) if len(rows)]
+        drawn: list[Drawn | NotFiniteError] = []
+        for part in portions([rows for _, rows in drawing]):
+            owners = [work._owner for work, _ in drawing[part]]
+            chains, histories = [owner._chain for owner in owners], [owner._history for owner in owners]
+            log_q = log_probs_batch(chains, [rows for _, rows in drawing[part]], histories, [()] * len(owners))
+            drawn += draw_many([work._draw() for work, _ in drawing[part]], log_q)
+        failed: dict[_Drafting, Exception] = {}
+        for (work, _), result in zip(drawing, drawn, strict=True):
+            if isinstance(result, Drawn):
+                work._take(result)
+            else:
+                failed[work] = result
+        return [failed.get(work) for work in works]
+
+    def _draw(self) -> Draw:
+        spec = self._owner._spec
+        position = len(self._tokens) + len(self.block.token_ids)
+        forbids = self._owner._chain.forbids
+        return Draw(spec.verification, spec.noise, position, self._round, spec.max_entries, spec.mass, forbids)
+
+    def _take(self, drawn: Drawn) -> None:
+        """Adds a candidate, unless a limit ends the block before it."""
+        block, owner, limits = self.block, self._owner, self._limits
         position = len(self._tokens) + len(block.token_ids)
-        token, log_probability, h, row = self._draw(log_p, position)
-        limits = self._limits
         ceiling = limits.max_entropy_before if limits.HasField("max_entropy_before") else math.inf
-        if h > ceiling and len(block.token_ids) >= limits.min_tokens:
+        if drawn.entropy > ceiling and len(block.token_ids) >= limits.min_tokens:
             block.stop = draft_pb2.DRAFT_STOP_ENTROPY_BEFORE
             return
-        block.token_ids.append(token)
-        block.log_probabilities.append(log_probability)
-        block.entropies.append(h)
-        if row is not None:
-            block.rows.append(row)
-            if spec.verification not in _SAMPLED_RULES:  # those have no tail: nobody asks for more
-                owner._rows.append(log_p)
-        owner._history.append(token)
-        self._joint += log_probability
-        stop = self._stop_after(token, h, log_probability, position)
+        block.token_ids.append(drawn.token_id)
+        block.log_probabilities.append(drawn.log_probability)
+        block.entropies.append(drawn.entropy)
+        if drawn.row is not None:
+            block.rows.append(drawn.row)
+        if drawn.full_row is not None:
+            owner._rows.append(drawn.full_row)
+        owner._history.append(drawn.token_id)
+        self._joint += drawn.log_probability
+        stop = self._stop_after(drawn.token_id, drawn.entropy, drawn.log_probability, position)
         if stop is None:
-            self._feed = [token]
+            self._feed = [drawn.token_id]
         else:
             block.stop = stop
 
@@ -180,22 +193,3 @@ class _Drafting(SingleWork):
         if position + 1 >= self._owner._context_length:
             return draft_pb2.DRAFT_STOP_CONTEXT
         return None
-
-    def _draw(self, log_p: Tensor, position: int) -> tuple[int, float, float, CompressedRow | None]:
-        """Token, log q(x), H(q) and what is sent of q, for log_p [V] after the sampling chain."""
-        spec = self._owner._spec
-        if spec.verification in _SAMPLED_RULES:
-            # Drawn from exactly the numbers that are sent, so the test at the target stays exact.
-            drawn_from = truncate_law(log_p, spec.max_entries)
-            token_ids, q = law(drawn_from)
-            u = spec.noise.uniform(Purpose.DRAFT, position, self._round)
-            index = draw(q, u)
-            log_q = q.log()
-            h = float(-torch.where(q > 0, q * log_q, q).sum())
-            return int(token_ids[index]), float(log_q[index]), h, drawn_from
-        if spec.verification == sampling_pb2.VERIFICATION_RULE_COUPLED:
-            token = gumbel_argmax(log_p, spec.noise, position)
-        else:
-            token = int(log_p.argmax())
-        row = compress(log_p, spec.max_entries, spec.mass) if spec.max_entries else None
-        return token, float(log_p[token]), float(entropy(log_p)), row

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.gumbel import gumbel, gumbel_argmax, gumbel_argmax_rows, philox_words
+from tandem.gumbel import (
+    Counters,
+    _philox_rows,
+    _words,
+    gumbel,
+    gumbel_argmax,
+    gumbel_argmax_batch,
+    gumbel_argmax_rows,
+    philox_words,
+)
 from tandem.noise import WORD, NoiseStream, Purpose, philox
 from tests.statistics.goodness import fits
 
@@ -114,3 +123,30 @@ def test_coupled_lanes_never_meet_the_scalars_of_other_purposes() -> None:
     lane0 = philox_words(torch.zeros(1, dtype=torch.long), torch.tensor([4]), stream, Purpose.COUPLED)[0].tolist()
     for purpose in set(Purpose) - {Purpose.COUPLED}:
         assert lane0 != list(philox((0, 4, 0, stream.last_word(purpose)), stream.key))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seeds=st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**24 - 1)), min_size=1, max_size=9),
+    size=st.sampled_from([7, 300, 1030]),
+    data=st.data(),
+)
+def test_rows_of_many_streams_together_draw_what_each_draws_alone(seeds, size: int, data: st.DataObject) -> None:
+    streams = [NoiseStream(*each) for each in seeds]
+    positions = data.draw(st.lists(st.integers(0, WORD), min_size=len(seeds), max_size=len(seeds)))
+    generator = torch.Generator().manual_seed(seeds[0][1])
+    log_p = torch.log_softmax(torch.randn(len(seeds), size, generator=generator), -1)
+    for row in range(0, len(seeds), 2):  # narrow ones among wide ones
+        log_p[row, torch.randperm(size, generator=generator)[1 + size // 5 :]] = -math.inf
+    alone = [gumbel_argmax(*each) for each in zip(log_p, streams, positions, strict=True)]
+    counters = Counters.of(streams, positions)
+    assert gumbel_argmax_batch(log_p, counters).tolist() == alone
+    assert gumbel_argmax_batch(log_p, counters, forbids=False).tolist() == alone
+
+
+def test_the_words_of_a_device_are_those_of_the_cpu() -> None:
+    """On the CPU they are computed with NumPy, elsewhere with torch, which can be tried on the CPU too."""
+    streams, positions = [NoiseStream(2**64 - 1 - seed, seed) for seed in range(5)], [0, 1, WORD, 2**20, 9]
+    lanes = torch.tensor([[0, 1, 2, 77, 12_345, WORD]])
+    counters = Counters.of(streams, positions)
+    assert torch.equal(_philox_rows(lanes, *counters.to(lanes.device)), _words(lanes, counters))

@@ -156,3 +156,21 @@ def test_streams_are_independent_in_pairs() -> None:
 def test_the_check_of_independence_sees_a_shared_stream() -> None:
     one = uniforms(np.arange(SAMPLES), Purpose.DRAFT, 5)
     assert not fits(_grid(one, one), torch.full((256,), 1 / 256))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    draws=st.lists(st.tuples(seeds, choices, st.integers(0, 2**40), attempts), max_size=60),
+    purpose=purposes,
+    again=st.booleans(),
+)
+def test_numbers_of_many_streams_at_once_are_those_of_each(draws: list[tuple], purpose: Purpose, again: bool) -> None:
+    """Few are computed one by one, many as arrays."""
+    streams = [NoiseStream(seed, choice) for seed, choice, _, _ in draws]
+    at, tries = [position for *_, position, _ in draws], [attempt for *_, attempt in draws] if again else None
+    found = tandem.noise.uniforms(streams, purpose, at, tries)
+    tried = tries or [0] * len(draws)
+    wanted = [stream.uniform(purpose, *each) for stream, *each in zip(streams, at, tried, strict=True)]
+    assert found == wanted
+    if draws:  # however few or many are asked for, a number is the same
+        assert tandem.noise.uniforms(streams[:1] * 40, purpose, at[:1] * 40, tried[:1] * 40) == wanted[:1] * 40

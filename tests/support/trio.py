@@ -14,7 +14,7 @@ from draft_service.server import DraftServicer
 from orchestrator.server import CompletionServicer
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import ModelRunner
 from tandem.inference.serving import ServedModel
@@ -61,9 +61,17 @@ def make_request(prompt: list[int], **fields: object) -> completion_pb2.Complete
     return completion_pb2.CompleteRequest(tokens=completion_pb2.TokenIds(ids=prompt), **fields)
 
 
-def serve_model(loaded: LoadedModel, fingerprint: str, name: str = "tiny") -> ServedModel:
+def serve_model(
+    loaded: LoadedModel,
+    fingerprint: str,
+    name: str = "tiny",
+    *,
+    cache_bytes: int | None = None,
+    limits: EngineLimits | None = None,
+) -> ServedModel:
     """An engine for a model that was made, not loaded."""
-    return ServedModel(Engine(ModelRunner(loaded)), loaded, name, "", fingerprint)
+    engine = Engine(ModelRunner(loaded, cache_bytes=cache_bytes), limits)
+    return ServedModel(engine, loaded, name, "", fingerprint)
 
 
 @asynccontextmanager
@@ -74,6 +82,9 @@ async def trio(
     *,
     draft_fingerprint: str | None = None,
     draft_address: str | None = None,
+    target_cache_bytes: int | None = None,
+    target_limits: EngineLimits | None = None,
+    draft_limits: EngineLimits | None = None,
     **settings: object,
 ) -> AsyncGenerator[Trio]:
     """Starts all that is needed and stops it.
@@ -81,7 +92,7 @@ async def trio(
     draft_address: what to take for a draft where none is started. settings: of the orchestrator.
     """
     async with AsyncExitStack() as stack:
-        served = serve_model(target, tokenizer.fingerprint)
+        served = serve_model(target, tokenizer.fingerprint, cache_bytes=target_cache_bytes, limits=target_limits)
         served.engine.start()
         stack.push_async_callback(served.engine.close)
         target_server = Server()
@@ -94,7 +105,9 @@ async def trio(
         draft_server, draft_engine = None, None
         if draft is not None:
             if isinstance(draft, LoadedModel):
-                drafting = serve_model(draft, draft_fingerprint or tokenizer.fingerprint, "tiny-draft")
+                drafting = serve_model(
+                    draft, draft_fingerprint or tokenizer.fingerprint, "tiny-draft", limits=draft_limits
+                )
                 draft_engine = drafting.engine
                 draft = ModelDrafter(drafting.engine, model_info(drafting))
             await draft.start()

@@ -1,0 +1,122 @@
+"""Draws candidates for many sequences of a step together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandem.distributions import CompressedRow, compress_rows, entropy, rows_from, truncate_rows
+from tandem.gumbel import Counters, gumbel_argmax_batch
+from tandem.noise import NoiseStream, Purpose, uniforms
+from tandem.sampling import NotFiniteError, inverse_cdf, not_finite
+from tandem.selection import argmax
+from tandem.transfers import join, to_host, upload
+from tandem.v1 import sampling_pb2
+
+_SAMPLED_RULES = (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What is wanted of one sequence: a candidate for an absolute position, and its distribution as it is sent.
+
+    attempt: of draws under RATIO and BLOCK. max_entries, mass: see `SequenceSpec`. forbids: whether the sequence's
+    sampling may give tokens probability 0; only costs time where it need not be.
+    """
+
+    verification: sampling_pb2.VerificationRule.ValueType
+    noise: NoiseStream
+    position: int
+    attempt: int
+    max_entries: int
+    mass: float
+    forbids: bool = True
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is drawn from the numbers that are sent, so that the test at the target is exact."""
+        return self.verification in _SAMPLED_RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A candidate, log q(x) and H(q) in nats, what is sent of q, and log q [V] where the target may ask for all."""
+
+    token_id: int
+    log_probability: float
+    entropy: float
+    row: CompressedRow | None
+    full_row: Tensor | None
+
+
+def draw_many(draws: Sequence[Draw], log_q: Sequence[Tensor]) -> list[Drawn | NotFiniteError]:
+    """A candidate for each sequence; log_q: fp32 [1, V] each, log-probabilities after its chain, NaN for none.
+
+    All numbers and rows that are sent come back in one transfer; full rows stay on the device. A candidate is the one
+    that its sequence gets alone.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, draw in enumerate(draws):
+        alike.setdefault((draw.verification, draw.max_entries), []).append(index)
+    found: list[Drawn | NotFiniteError | None] = [None] * len(draws)
+    groups = [([draws[at] for at in members], join([log_q[at] for at in members])) for members in alike.values()]
+    host = to_host([(_sampled if group[0].is_sampled else _chosen)(group, rows) for group, rows in groups])
+    for (group, rows), members, columns in zip(groups, alike.values(), host, strict=True):
+        for at, drawn in zip(members, _read(group, rows, columns), strict=True):
+            found[at] = drawn
+    return [drawn for drawn in found if drawn is not None]
+
+
+def _sampled(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
+    """Draws from the rows cut to what is sent, under RATIO and BLOCK."""
+    cut = truncate_rows(log_q, draws[0].max_entries)
+    q = cut.law()
+    u = uniforms(
+        [draw.noise for draw in draws],
+        Purpose.DRAFT,
+        [draw.position for draw in draws],
+        [draw.attempt for draw in draws],
+    )
+    index = inverse_cdf(q, upload(u, torch.float64, q.device)).unsqueeze(1)
+    return cut.columns() | {
+        "broken": not_finite(log_q),
+        "token": cut.token_ids.gather(1, index).squeeze(1),
+        "log_probability": q.gather(1, index).squeeze(1).log(),
+        "entropy": -torch.special.xlogy(q, q).sum(-1),
+    }
+
+
+def _chosen(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
+    """The likeliest tokens under GREEDY, coupled draws under COUPLED."""
+    if draws[0].verification == sampling_pb2.VERIFICATION_RULE_COUPLED:
+        counters = Counters.of([draw.noise for draw in draws], [draw.position for draw in draws])
+        token = gumbel_argmax_batch(log_q, counters, forbids=any(draw.forbids for draw in draws))
+    else:
+        token = argmax(log_q)
+    entries = draws[0].max_entries
+    rows = compress_rows(log_q, entries, [draw.mass for draw in draws]).columns() if entries else {}
+    return rows | {
+        "broken": not_finite(log_q),
+        "token": token,
+        "log_probability": log_q.gather(1, token.unsqueeze(1)).squeeze(1),
+        "entropy": entropy(log_q),
+    }
+
+
+def _read(draws: Sequence[Draw], log_q: Tensor, columns: Mapping[str, Tensor]) -> list[Drawn | NotFiniteError]:
+    """What was drawn, from the host's columns."""
+    sent: Sequence[CompressedRow | None] = rows_from(columns) if draws[0].max_entries else [None] * len(draws)
+    # Distributions without a tail leave nothing to ask for. A view would keep the rows of the whole step.
+    keeps = draws[0].max_entries and not draws[0].is_sampled
+    numbers = (columns[name].tolist() for name in ("broken", "token", "log_probability", "entropy"))
+    found: list[Drawn | NotFiniteError] = []
+    for row, full, (broken, token, log_probability, h) in zip(sent, log_q, zip(*numbers, strict=True), strict=True):
+        if broken:
+            found.append(NotFiniteError("logits are not finite, or the sampling parameters leave no token"))
+        else:
+            kept = None if not keeps else full.clone() if len(draws) > 1 else full
+            found.append(Drawn(int(token), log_probability, h, row, kept))
+    return found

@@ -1,0 +1,147 @@
+"""The blocks of one rule side by side, as tensors, and their numbers taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from tandem.distributions import CompressedRow, Heads, compress_rows, rows_from, stack
+from tandem.gumbel import Counters
+from tandem.noise import NoiseStream, Purpose, uniforms
+from tandem.sampling import NotFiniteError
+from tandem.transfers import join, upload
+from target_service.blocks import Block, BlockNumbers, Token
+
+
+class BlockBatch:
+    """N positions and M candidates of several blocks, block after block; a block has a position more than candidates.
+
+    The blocks agree in rule, max_entries, and whether they bring distributions (one without candidates has none).
+    log_p: fp32 [N, V].
+    """
+
+    def __init__(self, blocks: Sequence[Block], log_p: Sequence[Tensor]) -> None:
+        self.blocks = blocks
+        self.rule = blocks[0].rule
+        self.log_p = join(log_p)
+        self.device = self.log_p.device
+        self._counts = [len(block.candidates) for block in blocks]
+        self._starts = list(accumulate((count + 1 for count in self._counts), initial=0))  # of positions
+        self._firsts = list(accumulate(self._counts, initial=0))  # of candidates
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        starts = zip(self._starts, self._counts, strict=False)
+        places = [start + at for start, count in starts for at in range(count)]
+        tokens = [token for block in self.blocks for token in block.candidates]
+        return upload([places, tokens], torch.long, self.device)
+
+    @property
+    def place(self) -> Tensor:
+        """Position of each candidate, as a place in [0, N): int64 [M]."""
+        return self._candidates[0]
+
+    @property
+    def x(self) -> Tensor:
+        """The candidates: int64 [M]."""
+        return self._candidates[1]
+
+    def of_candidates(self, rows: Tensor) -> Tensor:
+        """The rows [M, ...] of the candidates out of those of all positions; of one block without a copy."""
+        return rows[: self._counts[0]] if len(self.blocks) == 1 else rows.index_select(0, self.place)
+
+    def heads(self) -> Heads | None:
+        """q of the candidates; None where none was sent."""
+        rows = [row for block in self.blocks for row in block.rows or ()]
+        return stack(rows, self.device) if rows else None
+
+    @cached_property
+    def _noise(self) -> tuple[list[NoiseStream], list[int]]:
+        """Stream and absolute position of each position."""
+        each = [(block, at) for block, count in zip(self.blocks, self._counts, strict=True) for at in range(count + 1)]
+        return [block.noise for block, _ in each], [block.position + at for block, at in each]
+
+    def counters(self) -> Counters:
+        """Of the coupled noise of all positions."""
+        return Counters.of(*self._noise)
+
+    def uniforms(self, purpose: Purpose) -> Tensor:
+        """Those of the target's own tokens [N], or of corrections [M]: float64."""
+        streams, positions = self._noise
+        if purpose is Purpose.CORRECTION:
+            rows = sorted(set(range(len(streams))) - {start - 1 for start in self._starts[1:]})
+            streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
+        return upload(uniforms(streams, purpose, positions), torch.float64, self.device)
+
+    def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Candidates in a table with a line for each block that has any.
+
+        Which candidate stands in a cell, int64 [B, n]; whether it is filled and whether it holds the last one of its
+        line, bool [B, n]; and the cell of each candidate, int64 [M], in the order of the lines.
+        """
+        lines = [(first, count) for first, count in zip(self._firsts, self._counts, strict=False) if count]
+        width = max((count for _, count in lines), default=0)
+        candidate = [[first + min(at, count - 1) for at in range(width)] for first, count in lines]
+        cells = [line * width + at for line, (_, count) in enumerate(lines) for at in range(count)]
+        counts = upload([[count] for _, count in lines], torch.long, self.device).view(-1, 1)
+        at = torch.arange(width, device=self.device)
+        table = upload(candidate, torch.long, self.device).view(-1, width)
+        return table, at < counts, at == counts - 1, upload(cells, torch.long, self.device)
+
+    def cut_rows(self) -> dict[str, Tensor]:
+        """What was asked for of p: columns [N, ...], none where nothing was."""
+        entries = self.blocks[0].max_entries
+        if not entries:
+            return {}
+        masses = [block.mass for block, count in zip(self.blocks, self._counts, strict=True) for _ in range(count + 1)]
+        return compress_rows(self.log_p, entries, masses).columns()
+
+    def tokens(self, columns: Mapping[str, Tensor]) -> list[Token | ValueError]:
+        """The target's own token at each block's first position, out of `verification._positions` on the host."""
+        rows = rows_from(columns) if self.blocks[0].max_entries else [None] * len(self.blocks)
+        values = zip(*(columns[name].tolist() for name in ("broken", "own", "own_log_p", "entropies")), strict=True)
+        found: list[Token | ValueError] = []
+        for (broken, token, log_p, entropy), row in zip(values, rows, strict=True):
+            found.append(_not_finite() if broken else Token(int(token), log_p, entropy, row))
+        return found
+
+    def numbers(self, columns: Mapping[str, Tensor]) -> list[BlockNumbers | ValueError]:
+        """Each block's numbers, out of `verification._positions` and `_candidates` on the host."""
+        rows = rows_from(columns) if self.blocks[0].max_entries else []
+        values = {name: column.tolist() for name, column in columns.items() if column.dim() == 1}
+        return [self._numbers_of(block, values, rows) for block in range(len(self.blocks))]
+
+    def _numbers_of(
+        self, block: int, columns: Mapping[str, list[float]], rows: Sequence[CompressedRow]
+    ) -> BlockNumbers | ValueError:
+        at = slice(self._starts[block], self._starts[block + 1])
+        of = slice(self._firsts[block], self._firsts[block + 1])
+        if any(columns["broken"][at]):
+            return _not_finite()
+        if any(stray := columns["stray"][of]):
+            return ValueError(f"candidate {stray.index(1)} is not in its own distribution")
+        numbers = BlockNumbers(
+            acceptance=columns["acceptance"][of],
+            corrections=list(map(int, columns["corrections"][of])),
+            target_tokens=list(map(int, columns["own"][at])),
+            log_p=columns["log_p"][of],
+            max_log_p=columns["max_log_p"][at],
+            target_log_p=columns["own_log_p"][at],
+            correction_log_p=columns["correction_log_p"][of],
+            entropies=columns["entropies"][at],
+            top3_entropies=columns["top3_entropies"][at],
+            in_support=list(map(bool, columns["in_support"][of])),
+            rows=list(rows[at]),
+        )
+        if "lower" in columns:
+            numbers.total_variations = columns["total_variations"][of]
+            numbers.distances_lower, numbers.distances_upper = columns["lower"][of], columns["upper"][of]
+        return numbers
+
+
+def _not_finite() -> NotFiniteError:
+    return NotFiniteError("logits are not finite, or the sampling parameters leave no token")
