@@ -64,6 +64,7 @@ def up(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
+    weights: flags.Weights = "full",
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -85,6 +86,7 @@ def up(
         draft_model=None if draft_model == "none" else draft_model,
         draft_revision=draft_revision,
         dtype=dtype,
+        weights=weights,
         threads=threads,
         log_level=log_level,
     )
@@ -131,6 +133,7 @@ def complete(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
+    weights: flags.Weights = "full",
     threads: flags.Threads = None,
 ) -> None:
     """Complete a prompt and stream the text.
@@ -151,7 +154,7 @@ def complete(
         )
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
-    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
+    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, weights, threads)
     with connected(endpoint, layout, _stderr) as client:
         responses = client.complete(request, timeout=timeout)
         whole = gather(responses, None if as_json else _stdout, audit=audit)
@@ -184,6 +187,7 @@ def chat(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
+    weights: flags.Weights = "full",
     threads: flags.Threads = None,
 ) -> None:
     """Talk with the model; Ctrl-C stops an answer, an empty line or Ctrl-D ends.
@@ -199,7 +203,7 @@ def chat(
     )  # fmt: skip
     if system:
         request.chat.messages.add(role="system", content=checked(system, "system"))
-    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, threads)
+    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, weights, threads)
     with connected(endpoint, layout, _stderr) as client:
         if audit:
             _stderr.print(legend(_stderr))
@@ -256,6 +260,7 @@ def _layout(
     draft_model: str,
     draft_revision: str | None,
     dtype: str,
+    weights: str,
     threads: int | None,
 ) -> Layout:
     return Layout(
@@ -264,6 +269,7 @@ def _layout(
         draft_model=None if draft_model == "none" else draft_model,
         draft_revision=draft_revision,
         dtype=dtype,
+        weights=weights,
         threads=threads,
     )
 

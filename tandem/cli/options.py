@@ -37,6 +37,9 @@ DraftModel = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights of services started here: bfloat16, float32, auto.")]
+Weights = Annotated[
+    str, typer.Option(help="Linear layers of services started here: full, or quantised: int8, int4 (CPU).")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each model; all cores if unset.")]
 
 StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}.")]

@@ -34,6 +34,7 @@ class Layout:
     draft_model: str | None = "embedded:smollm2-draft"
     draft_revision: str | None = None
     dtype: str = "bfloat16"
+    weights: str = "full"
     threads: int | None = None
     log_level: str = "info"
 
@@ -152,7 +153,7 @@ class LocalServices:
         layout = self._layout
         _check_ports(layout)
         common = ["--host", layout.host, "--log-level", layout.log_level]
-        model_flags = ["--dtype", layout.dtype]
+        model_flags = ["--dtype", layout.dtype, "--weights", layout.weights]
         if layout.threads is not None:
             model_flags += ["--threads", str(layout.threads)]
         self._say("loading the models")

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """vocabulary_size: ids that may be drawn; the output layer may have more rows. context_length: most tokens of a
-    sequence. dtype: as torch names it, `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty."""
+    sequence. dtype: as torch names it, `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty.
+    weights: of the linear layers, `int8` or `int4`; `full`: in `dtype` as all others."""
 
     model: PreTrainedModel
     vocabulary_size: int
@@ -20,3 +21,4 @@ class LoadedModel:
     parameter_count: int
     end_token_ids: tuple[int, ...]
     device: torch.device
+    weights: str = "full"

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tandem.inference.loaded import LoadedModel
+from tandem.inference.precision import quantise
 from tandem.models import (
     ModelCorruptError,
     ModelError,
@@ -36,11 +37,14 @@ from tandem.models.reference import GRAFT
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def load_model(folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "auto") -> LoadedModel:
+def load_model(
+    folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "auto", weights: str = "full"
+) -> LoadedModel:
     """Loads a model for inference. Code that comes with a model is never run.
 
     dtype: `bfloat16`, `float32`, or `auto` for the one it was saved in. device: `auto` (CUDA where there is one),
-    `cpu`, `cuda` or `cuda:N`. Raises ModelCorruptError, ModelNotFoundError, ModelError or UnsupportedModelError.
+    `cpu`, `cuda` or `cuda:N`. weights: `full`, or `int8` or `int4` (see `quantise`). Raises
+    ModelCorruptError, ModelNotFoundError, ModelError or UnsupportedModelError.
     """
     logging.disable_progress_bar()
     place = _device(device)
@@ -61,14 +65,18 @@ def load_model(folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "a
     text_config = config.get_text_config()
     if not hasattr(text_config, "max_position_embeddings"):
         raise UnsupportedModelError(f"{folder.model_id} cannot be served: its config names no max_position_embeddings")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if weights != "full":
+        quantise(model, weights)
     return LoadedModel(
         model=model,
         vocabulary_size=text_config.vocab_size,
         context_length=text_config.max_position_embeddings,
         dtype=str(kind).removeprefix("torch."),
-        parameter_count=sum(parameter.numel() for parameter in model.parameters()),
+        parameter_count=parameters,
         end_token_ids=_end_tokens(folder.path, config),
         device=place,
+        weights=weights,
     )
 
 

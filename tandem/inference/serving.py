@@ -36,6 +36,7 @@ def load_engine(
     dtype: str,
     device: str,
     threads: int | None,
+    weights: str = "full",
     cache_bytes: int | None = None,
     gpu_share: float = GPU_SHARE,
     limits: EngineLimits | None = None,
@@ -48,14 +49,15 @@ def load_engine(
     configure_threads(threads)
     folder = resolve(name, revision)
     tokenizer = Tokenizer.from_folder(tokenizer_folder(folder))
-    loaded = load_model(folder, dtype=dtype, device=device)
+    loaded = load_model(folder, dtype=dtype, device=device, weights=weights)
     # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
     loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
     runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
     engine = Engine(runner, limits)
     _log.info(
-        "loaded %s: %.0f M parameters, %s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
-        folder.model_id, loaded.parameter_count / 1e6, loaded.dtype, loaded.device, runner.cache.capacity,
+        "loaded %s: %.0f M parameters, %s%s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
+        folder.model_id, loaded.parameter_count / 1e6, loaded.dtype,
+        "" if weights == "full" else f" with {weights} weights", loaded.device, runner.cache.capacity,
         runner.cache.capacity * runner.cache.shape.bytes / 1e6, time.perf_counter() - started,
     )  # fmt: skip
     return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint)

@@ -34,6 +34,7 @@ class ModelInfo(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name under which the model was loaded: `embedded:smollm2`, a Hugging Face
     id or the last part of a folder. Never empty.
@@ -55,11 +56,18 @@ class ModelInfo(_message.Message):
     context_length: _builtins.int
     """Most tokens that one sequence may hold, prompt included. 0: unbounded."""
     dtype: _builtins.str
-    """Floating-point type of the weights as torch names it: `bfloat16`,
+    """Floating-point type that the model computes in and holds its weights in,
+    but for those that `weights` is about, as torch names it: `bfloat16`,
     `float32`. Empty for a drafter without weights.
     """
     parameter_count: _builtins.int
     """Number of parameters; 0 for a drafter without weights."""
+    weights: _builtins.str
+    """How the weights of the linear layers are held: `full` (in `dtype`), `int8`
+    (a scale for each output) or `int4` (a scale and a minimum for each 32
+    inputs of an output; the output layer in int8). Empty for a drafter without
+    weights, and from a service older than this field.
+    """
     @_builtins.property
     def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a sequence for this model; may be empty."""
@@ -75,10 +83,11 @@ class ModelInfo(_message.Message):
         dtype: _builtins.str = ...,
         parameter_count: _builtins.int = ...,
         end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        weights: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

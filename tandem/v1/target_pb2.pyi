@@ -176,7 +176,9 @@ Global___VerifyRound: _TypeAlias = VerifyRound  # noqa: Y015
 
 @_typing.final
 class ResolveDistances(_message.Message):
-    """Full rows of q for undecided positions."""
+    """Full rows of q for undecided positions. A block whose distributions have no
+    tail has none: FAILED_PRECONDITION with reason UNEXPECTED_MESSAGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,68 @@
+"""`--weights` reaches the services, which say what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tandem.cli.client import Client
+from tandem.cli.services import Layout, LocalServices
+from tests.cli.processes import refusal, running, service, tandem
+from tests.cli.test_services import refused
+from tests.cli.test_up import FREE, endpoint_of
+
+
+def weights_of(endpoint: str) -> tuple[str, str]:
+    """Of target and draft, by the orchestrator's account."""
+    client = Client(endpoint)
+    try:
+        models = client.models()
+    finally:
+        client.close()
+    return models.target.weights, models.draft.weights
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_up_quantises_target_and_draft(models: Path, weights: str) -> None:
+    flags = ["--target-model", models / "target", "--draft-model", models / "draft", "--weights", weights]
+    with running("up", *FREE, *flags) as command:
+        assert weights_of(endpoint_of(command)) == (weights, weights)
+        command.press_ctrl_c()
+        assert command.end() == 130
+    assert command.errors.count(f"with {weights} weights") == 2, command.errors
+
+
+def test_weights_are_full_unless_asked_otherwise_and_a_drafter_without_has_none(models: Path) -> None:
+    layout = Layout(target_model=str(models / "target"), draft_model="prompt-lookup")
+    with LocalServices(layout, show_logs=False) as services:
+        assert weights_of(services.endpoint) == ("full", "")
+
+
+def test_each_service_has_a_choice_of_its_own(models: Path) -> None:
+    with (
+        service("target_service", "--model", models / "target") as target,
+        service("draft_service", "--model", models / "draft", "--weights", "int4") as draft,
+        service(
+            "orchestrator", "--target", f"127.0.0.1:{target}", "--draft", f"127.0.0.1:{draft}",
+            "--tokenizer", models / "target",
+        ) as port,
+    ):  # fmt: skip
+        assert weights_of(f"127.0.0.1:{port}") == ("full", "int4")
+        done = tandem("complete", "Hello", "--max-tokens", "8", "--endpoint", f"127.0.0.1:{port}")
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("module", "prefix"), [("target_service", "TARGET"), ("draft_service", "DRAFT")])
+def test_a_service_refuses_weights_that_there_are_not(module: str, prefix: str) -> None:
+    line = refused(module, variables={f"TANDEM_{prefix}_WEIGHTS": "int3"})
+    assert f"--weights (TANDEM_{prefix}_WEIGHTS) is 'int3'" in line
+    assert all(f"'{value}'" in line for value in ("full", "int8", "int4"))
+
+
+@pytest.mark.parametrize("command", [["up", *FREE], ["complete", "Hello"], ["chat"]], ids=lambda words: words[0])
+def test_a_command_passes_weights_on(command: list[str], models: Path) -> None:
+    done = tandem(*command, "--weights", "int3", "--target-model", models / "target", "--draft-model", "none")
+    assert done.returncode == 2 and "--weights (TANDEM_TARGET_WEIGHTS) is 'int3'" in done.stderr, done.stderr
+    if command[0] != "up":  # which shows the services' logs
+        assert "the target service did not start" in refusal(done)
