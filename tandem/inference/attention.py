@@ -47,11 +47,14 @@ def ragged_attention(
             raise UnsupportedModelError(f"its attention takes `{name}`")
     layer: int = module.layer_idx  # type: ignore[assignment]
     tandem_step.windows[layer] = sliding_window
-    tandem_step.write(layer, key[0], value[0])
+    count = tandem_step.count  # rows beyond it only fill up
+    tandem_step.write(layer, key[0, :, :count], value[0, :, :count])
     outputs = [
         _attend(tandem_step, part, layer, query[0, :, part.start : part.stop], scaling, sliding_window, softcap)
         for part in tandem_step.parts
     ]
+    if count < query.shape[2]:
+        outputs.append(outputs[0].new_zeros(query.shape[2] - count, *outputs[0].shape[1:]))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
 
 from tandem.inference.attention import ragged_attention
 
@@ -193,6 +192,13 @@ class _Writer:
         return name
 
 
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a model's forward returns, as far as a step needs it: logits [1, 1, V]."""
+
+    logits: Tensor
+
+
 class Replay:
     """The forward of a model: passes over one token by the recording of the first of them, others by the modules."""
 
@@ -207,8 +213,8 @@ class Replay:
             return self._forward(*args, **kwargs)
         inputs, step = [kwargs[name] for name in _INPUTS], kwargs["tandem_step"]
         if self._program is not None and self._checks == 0:
-            return CausalLMOutput(logits=self._program(inputs, step))  # type: ignore[arg-type]
-        return CausalLMOutput(logits=self._checked(inputs, step))  # type: ignore[arg-type]
+            return StepOutput(self._program(inputs, step))
+        return StepOutput(self._checked(inputs, step))
 
     def _checked(self, inputs: Sequence[Tensor], step: Any) -> Tensor:
         """The modules' result. Runs the recording too, which leaves the cache as the modules do."""

@@ -22,6 +22,11 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Rows of a step that are not rounded up, and to what multiples others are, up to how many.
+_EXACT_ROWS = 8
+_GRAINS = ((64, 8), (256, 32), (1 << 62, 128))
+
+
 class ContextFullError(ValueError):
     """A sequence would outgrow the model's context."""
 
@@ -138,12 +143,16 @@ class ModelRunner:
         return list(logits.split([chunk.logits_rows for chunk in chunks]))
 
     def _run(self, tokens: Seq[int], positions: Seq[int], wanted: Seq[int], step: Step) -> Tensor:
-        device = self.loaded.device
+        device, count = self.loaded.device, len(tokens)
         # The output layer is run for the rows that are wanted only; it must have at least one.
-        keep = torch.tensor(wanted or [len(tokens) - 1], device=device)
+        filling = [0] * self._filling(count)
+        rows = list(wanted) or [count - 1]
+        padded = rows + rows[-1:] * self._filling(len(rows))
+        # As many as the row has would be mistaken below for all of them, in order.
+        keep = torch.tensor(padded if len(padded) < count + len(filling) else rows, device=device)
         logits = self._model(
-            input_ids=torch.tensor([tokens], device=device),
-            position_ids=torch.tensor([positions], device=device),
+            input_ids=torch.tensor([[*tokens, *filling]], device=device),
+            position_ids=torch.tensor([[*positions, *filling]], device=device),
             use_cache=False,
             logits_to_keep=keep,
             tandem_step=step,
@@ -151,3 +160,14 @@ class ModelRunner:
         if len(logits) != len(keep):  # a model that knows no `logits_to_keep`
             logits = logits[keep]
         return logits[: len(wanted)].float()
+
+    def _filling(self, rows: int) -> int:
+        """Rows to add to so many, that matrices come in few sizes.
+
+        The CPU's library makes a kernel for each number of rows that it meets, which takes milliseconds, and keeps it,
+        which takes most of a megabyte for each shape of weights.
+        """
+        if self.loaded.device.type != "cpu" or rows <= _EXACT_ROWS:
+            return 0
+        grain = next((grain for most, grain in _GRAINS if rows <= most), _GRAINS[-1][1])
+        return -rows % grain

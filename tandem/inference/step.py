@@ -79,7 +79,10 @@ class Part:
 
 
 class Step:
-    """The parts of one pass over one cache. windows: by layer that attended, the sliding window it asked for."""
+    """The parts of one pass over one cache.
+
+    count: tokens of all parts. windows: by layer that attended, the sliding window it asked for.
+    """
 
     def __init__(self, cache: KeyValueCache, feeds: Seq[tuple[BlockTable, int]]) -> None:
         """feeds: tables with room reserved, and how many tokens each takes, in the row's order."""
@@ -89,6 +92,7 @@ class Step:
         ends = accumulate(count for _, count in feeds)
         self.parts = [Part(end - count, count, table, cache) for (table, count), end in zip(feeds, ends, strict=True)]
         slots = [slot for table, count in feeds for slot in table.slots(table.length, count)]
+        self.count = len(slots)
         self._slots = torch.tensor(slots, device=cache.device)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:

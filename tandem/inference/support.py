@@ -61,6 +61,7 @@ class _ProbeStep(Step):
     """Two tokens of one sequence, without a cache."""
 
     def __init__(self) -> None:
+        self.count = 2
         self.windows = {}
         self.parts = [_ProbePart()]  # type: ignore[list-item]
         self._masks = {}

@@ -160,3 +160,30 @@ def test_bfloat16_models_give_float32_logits() -> None:
     [logits] = runner.forward([Block(sequence, text(5), 2)])
     assert logits.dtype == torch.float32
     assert logits.shape == (2, VOCABULARY)
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["keeps-rows", "gives-all-rows"])
+@pytest.mark.parametrize("tokens, rows", [(9, 9), (12, 9), (16, 9), (16, 16), (16, 15), (30, 17), (70, 40), (40, 1)])
+def test_rows_that_fill_up_a_step_are_never_taken_for_others(tokens: int, rows: int, knows: bool) -> None:
+    models = pair(CONFIGS["llama"])
+    inner = models.runner.loaded.model.forward
+    if not knows:
+        models.runner.loaded.model.forward = lambda *, logits_to_keep, **keywords: inner(**keywords)
+    prompt = text(tokens, seed=tokens)
+    sequence = models.runner.open()
+    agree(models.runner.forward([Block(sequence, prompt, rows)])[0], models.expected(prompt, rows))
+    more = text(11, seed=1)
+    agree(models.runner.forward([Block(sequence, more, 3)])[0], models.expected(prompt + more, 3))
+
+
+def test_steps_run_matrices_of_few_sizes() -> None:
+    models = pair(CONFIGS["llama"])
+    sizes = set()
+    models.runner.loaded.model.model.layers[0].mlp.register_forward_pre_hook(
+        lambda module, inputs: sizes.add(inputs[0].shape[1])
+    )
+    for count in range(1, 120):
+        sequence = models.runner.open()
+        models.runner.forward([Block(sequence, text(count), 1)])
+        sequence.close()
+    assert sizes == {*range(1, 9), *range(16, 65, 8), 96, 128}
