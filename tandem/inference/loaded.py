@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 class LoadedModel:
     """vocabulary_size: ids that may be drawn; the output layer may have more rows. context_length: most tokens of a
     sequence. dtype: as torch names it, `bfloat16` or `float32`. end_token_ids: what ends a sequence; may be empty.
-    weights: of the linear layers, `int8` or `int4`; `full`: in `dtype` as all others."""
+    weights: of the linear layers, `int8` or `int4`; `full`: in `dtype`, as the others always are."""
 
     model: PreTrainedModel
     vocabulary_size: int

@@ -56,17 +56,17 @@ class ModelInfo(_message.Message):
     context_length: _builtins.int
     """Most tokens that one sequence may hold, prompt included. 0: unbounded."""
     dtype: _builtins.str
-    """Floating-point type that the model computes in and holds its weights in,
-    but for those that `weights` is about, as torch names it: `bfloat16`,
-    `float32`. Empty for a drafter without weights.
+    """Floating-point type of the weights, but for quantised ones, as torch names
+    it: `bfloat16`, `float32`. Empty for a drafter without weights.
     """
     parameter_count: _builtins.int
     """Number of parameters; 0 for a drafter without weights."""
     weights: _builtins.str
     """How the weights of the linear layers are held: `full` (in `dtype`), `int8`
     (a scale for each output) or `int4` (a scale and a minimum for each 32
-    inputs of an output; the output layer in int8). Empty for a drafter without
-    weights, and from a service older than this field.
+    inputs of an output; the output layer in int8). Around quantised layers the
+    model computes in float32. Empty for a drafter without weights, and from a
+    service older than this field.
     """
     @_builtins.property
     def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
