@@ -50,7 +50,7 @@ def ragged_attention(
     count = tandem_step.count  # rows beyond it only fill up
     tandem_step.write(layer, key[0, :, :count], value[0, :, :count])
     outputs = [
-        _attend(tandem_step, part, layer, query[0, :, part.start : part.stop], scaling, sliding_window, softcap)
+        _attend(tandem_step, part, layer, query[:, :, part.start : part.stop], scaling, sliding_window, softcap)
         for part in tandem_step.parts
     ]
     if count < query.shape[2]:
@@ -67,26 +67,29 @@ def _attend(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """query [heads, n, dim] of one part -> [n, heads, dim]."""
-    heads, count, dim = query.shape
+    """query [1, heads, n, dim] of one part -> [n, heads, dim]."""
+    _, heads, count, dim = query.shape
     pieces = step.pieces(part, layer, window, whole=softcap is not None)
-    kv_heads = pieces[0].keys.shape[0]
+    kv_heads = pieces[0].keys.shape[1]
     groups = heads // kv_heads
     # The query heads that share a key head become rows of one attention, so keys and values are not repeated: on
     # the CPU two to five times faster for short blocks than SDPA's own `enable_gqa`, and equal for long ones.
     grouped = query.reshape(1, kv_heads, groups * count, dim)
     masks = [step.mask(part, piece, window, groups, query) for piece in pieces]
     if softcap is not None:
-        output = _soft_capped(grouped, pieces[0].keys[None], pieces[0].values[None], masks[0], scaling, softcap)
+        output = _soft_capped(grouped, pieces[0].keys, pieces[0].values, masks[0], scaling, softcap)
     elif len(pieces) == 1:
-        keys, values = pieces[0].keys[None], pieces[0].values[None]
-        output = scaled_dot_product_attention(grouped, keys, values, attn_mask=masks[0], scale=scaling)
+        output = scaled_dot_product_attention(
+            grouped, pieces[0].keys, pieces[0].values, attn_mask=masks[0], scale=scaling
+        )
     else:
         attended = [
-            _flash(grouped, piece.keys[None], piece.values[None], 0.0, False, attn_mask=mask, scale=scaling)
+            _flash(grouped, piece.keys, piece.values, 0.0, False, attn_mask=mask, scale=scaling)
             for piece, mask in zip(pieces, masks, strict=True)
         ]
         output = _merge([output for output, _ in attended], [weight for _, weight in attended])
+    if count == 1:
+        return output.reshape(1, heads, -1)
     return output.view(kv_heads, groups, count, -1).permute(2, 0, 1, 3).reshape(count, heads, -1)
 
 

@@ -60,12 +60,13 @@ class KeyValueCache:
         self._values[layer].index_copy_(1, slots, values)
 
     def views(self, start: int, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Keys and values of entries [start, stop), by layer, each a view [heads, stop - start, dim]."""
-        return self._keys[:, :, start:stop].unbind(0), self._values[:, :, start:stop].unbind(0)
+        """Keys and values of entries [start, stop), by layer, each a view [1, heads, stop - start, dim]."""
+        return self._keys[:, None, :, start:stop].unbind(0), self._values[:, None, :, start:stop].unbind(0)
 
     def gather(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values at entries `slots`: [heads, n, dim]."""
-        return self._keys[layer].index_select(1, slots), self._values[layer].index_select(1, slots)
+        """Copies of the keys and values at entries `slots`: [1, heads, n, dim]."""
+        keys, values = (tensor[layer].index_select(1, slots) for tensor in (self._keys, self._values))
+        return keys.unsqueeze(0), values.unsqueeze(0)
 
     def _copy(self, source: int, target: int, count: int) -> None:
         begin, end = source * BLOCK_SIZE, target * BLOCK_SIZE

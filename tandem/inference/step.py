@@ -19,7 +19,7 @@ _MOST_EXTENTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Keys and values [kv_heads, n, dim] of the positions from `first` on."""
+    """Keys and values [1, kv_heads, n, dim] of the positions from `first` on."""
 
     first: int
     keys: Tensor
@@ -107,7 +107,8 @@ class Step:
         first = 0 if window is None else max(0, part.past + 1 - window)
         if len(part.extents) == 1:
             run = part.runs[0]
-            return [Piece(first, run.keys[layer][:, first:], run.values[layer][:, first:])]
+            keys, values = run.keys[layer], run.values[layer]
+            return [Piece(first, keys[:, :, first:], values[:, :, first:]) if first else Piece(0, keys, values)]
         if part.can_be_merged and not whole and (window is None or part.length <= window):
             return [Piece(run.first, run.keys[layer], run.values[layer]) for run in part.runs]
         return [Piece(first, *self._cache.gather(layer, part.entries[first:]))]
@@ -117,7 +118,7 @@ class Step:
 
         groups: how often the part's tokens follow each other as rows. Made once a step, not once a layer.
         """
-        size = piece.keys.shape[1]
+        size = piece.keys.shape[2]
         last = piece.first + size - 1
         if last <= part.past and (window is None or part.length - piece.first <= window):
             return None

@@ -68,7 +68,7 @@ class _ProbeStep(Step):
         self._stored: dict[int, Piece] = {}
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        self._stored[layer] = Piece(0, keys, values)
+        self._stored[layer] = Piece(0, keys.unsqueeze(0), values.unsqueeze(0))
 
     def pieces(self, part: object, layer: int, window: int | None, *, whole: bool) -> Sequence[Piece]:
         return [self._stored[layer]]
@@ -77,7 +77,7 @@ class _ProbeStep(Step):
         if len(self._stored) != layers:
             raise UnsupportedModelError(f"only {len(self._stored)} of its {layers} layers attend over a cache")
         shapes = {
-            EntryShape(layers, keys.shape[0], keys.shape[2], values.shape[2], keys.dtype)
+            EntryShape(layers, keys.shape[1], keys.shape[3], values.shape[3], keys.dtype)
             for keys, values in ((piece.keys, piece.values) for piece in self._stored.values())
         }
         if len(shapes) > 1:
