@@ -229,11 +229,9 @@ class Engine:
 
     def _step(self) -> None:
         running = self._with_tasks()
-        if not running:
-            return
-        planned = self._scheduler.plan(list(running))
+        planned = self._scheduler.plan(list(running)) if running else []
+        self._is_stalled = bool(running) and not planned
         if not planned:
-            self._is_stalled = True
             return
         began = time.perf_counter()
         jobs = [running[task] for task, _ in planned]

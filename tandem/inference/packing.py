@@ -1,8 +1,8 @@
 """Weights of linear layers laid out once as the CPU's matrix kernels read them.
 
 Transformers' linear layers hand oneDNN a plain matrix, which it has to walk against its grain in every step. In the
-layout that it prefers the same product takes about half the time, for one row and for hundreds (`python -m bench
-engine` shows the whole step).
+layout that it prefers the same product takes less time, for one row and for hundreds; `python -m bench engine` shows
+whole steps beside transformers'.
 """
 
 from __future__ import annotations

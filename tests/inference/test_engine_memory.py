@@ -193,3 +193,30 @@ async def test_who_is_refused_waits_longer_where_more_is_waiting(runner: GatedRu
         assert refused.value.retry_after == pytest.approx(5)
         runner.gate.set()
         await task
+
+
+async def test_waiting_for_room_ends_with_the_step_that_has_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others held the whole cache once: the steps after that do not look around for messages at leisure."""
+    plan, plans, waits = engine._scheduler.plan, 0, []
+    get = engine._inbox.get
+
+    def without_room_at_first(tasks):
+        nonlocal plans
+        plans += 1
+        return plan(tasks) if plans > 1 else []
+
+    class Inbox:
+        put, get_nowait = engine._inbox.put, engine._inbox.get_nowait
+
+        @staticmethod
+        def get(block: bool = True, timeout: float | None = None):
+            waits.append(timeout)
+            return get(block, timeout)
+
+    monkeypatch.setattr(engine._scheduler, "plan", without_room_at_first)
+    monkeypatch.setattr(engine, "_inbox", Inbox)
+    assert len(await alone(engine, [1, 2, 3], 10)) == 10
+    assert plans == 11
+    assert sum(timeout is not None for timeout in waits) == 1
