@@ -49,13 +49,30 @@ def ragged_attention(
     tandem_step.windows[layer] = sliding_window
     count = tandem_step.count  # rows beyond it only fill up
     tandem_step.write(layer, key[0, :, :count], value[0, :, :count])
+    heads, kv_heads = query.shape[1], key.shape[1]
+    groups = heads // kv_heads
+    # The query heads that share a key head become rows of one attention, so keys and values are not repeated: on
+    # the CPU two to five times faster for short blocks than SDPA's own `enable_gqa`, and equal for long ones.
+    if tandem_step.is_one_token_each:
+        queries = query[0, :, :count].transpose(0, 1).reshape(count, 1, kv_heads, groups, -1).unbind()
+    else:
+        queries = tuple(
+            query[:, :, part.start : part.stop].reshape(1, kv_heads, groups * part.count, -1)
+            for part in tandem_step.parts
+        )
     outputs = [
-        _attend(tandem_step, part, layer, query[:, :, part.start : part.stop], scaling, sliding_window, softcap)
-        for part in tandem_step.parts
+        _attend(tandem_step, part, layer, rows, scaling, sliding_window, softcap, groups)
+        for part, rows in zip(tandem_step.parts, queries, strict=True)
     ]
+    if not tandem_step.is_one_token_each:
+        outputs = [
+            output.view(kv_heads, groups, part.count, -1).permute(2, 0, 1, 3).reshape(part.count, kv_heads, groups, -1)
+            for part, output in zip(tandem_step.parts, outputs, strict=True)
+        ]
     if count < query.shape[2]:
         outputs.append(outputs[0].new_zeros(query.shape[2] - count, *outputs[0].shape[1:]))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return output.reshape(1, len(output), heads, -1), None
 
 
 def _attend(
@@ -66,31 +83,24 @@ def _attend(
     scaling: float | None,
     window: int | None,
     softcap: float | None,
+    groups: int,
 ) -> Tensor:
-    """query [1, heads, n, dim] of one part -> [n, heads, dim]."""
-    _, heads, count, dim = query.shape
-    pieces = step.pieces(part, layer, window, whole=softcap is not None)
-    kv_heads = pieces[0].keys.shape[1]
-    groups = heads // kv_heads
-    # The query heads that share a key head become rows of one attention, so keys and values are not repeated: on
-    # the CPU two to five times faster for short blocks than SDPA's own `enable_gqa`, and equal for long ones.
-    grouped = query.reshape(1, kv_heads, groups * count, dim)
-    masks = [step.mask(part, piece, window, groups, query) for piece in pieces]
-    if softcap is not None:
-        output = _soft_capped(grouped, pieces[0].keys, pieces[0].values, masks[0], scaling, softcap)
-    elif len(pieces) == 1:
-        output = scaled_dot_product_attention(
-            grouped, pieces[0].keys, pieces[0].values, attn_mask=masks[0], scale=scaling
+    """query [1, kv_heads, groups * n, dim] of one part of n tokens -> the same of its values' dim."""
+    pieces = part.pieces(window, whole=softcap is not None)
+    if len(pieces) == 1:
+        [piece] = pieces
+        keys, values = piece.at(layer)
+        mask = step.mask(part, piece, window, groups, query)
+        if softcap is not None:
+            return _soft_capped(query, keys, values, mask, scaling, softcap)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+    attended = [
+        _flash(
+            query, *piece.at(layer), 0.0, False, attn_mask=step.mask(part, piece, window, groups, query), scale=scaling
         )
-    else:
-        attended = [
-            _flash(grouped, piece.keys, piece.values, 0.0, False, attn_mask=mask, scale=scaling)
-            for piece, mask in zip(pieces, masks, strict=True)
-        ]
-        output = _merge([output for output, _ in attended], [weight for _, weight in attended])
-    if count == 1:
-        return output.reshape(1, heads, -1)
-    return output.view(kv_heads, groups, count, -1).permute(2, 0, 1, 3).reshape(count, heads, -1)
+        for piece in pieces
+    ]
+    return _merge([output for output, _ in attended], [weight for _, weight in attended])
 
 
 def _merge(outputs: list[Tensor], log_sums: list[Tensor]) -> Tensor:

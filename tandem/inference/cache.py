@@ -59,9 +59,10 @@ class KeyValueCache:
         self._keys[layer].index_copy_(1, slots, keys)
         self._values[layer].index_copy_(1, slots, values)
 
-    def views(self, start: int, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def views(self, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of entries [start, stop), by layer, each a view [1, heads, stop - start, dim]."""
-        return self._keys[:, None, :, start:stop].unbind(0), self._values[:, None, :, start:stop].unbind(0)
+        keys, values = (tensor[:, None, :, start:stop].unbind(0) for tensor in (self._keys, self._values))
+        return list(zip(keys, values, strict=True))
 
     def gather(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values at entries `slots`: [1, heads, n, dim]."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from tandem.inference.runner import Block, Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
+from tandem.inference.threads import compute_with
 from tandem.inference.work import Job, Timing, Work
 
 __all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing", "Work"]
@@ -73,10 +74,14 @@ class EngineLoad:
 class Engine:
     """Runs works on one model. `start` it, and `await close()` it at the end."""
 
-    def __init__(self, runner: ModelRunner, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self, runner: ModelRunner, limits: EngineLimits | None = None, *, threads: int | None = None
+    ) -> None:
+        """threads: of the CPU, to compute with; None for as many as the calling thread has."""
         self._runner = runner
         self._limits = limits or EngineLimits()
-        self._scheduler = Scheduler(runner.cache.pool, _budget(runner, self._limits))
+        self._threads = threads or torch.get_num_threads()
+        self._scheduler = Scheduler(runner.cache.pool, _budget(runner, self._limits, self._threads))
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._is_stalled = False
@@ -85,10 +90,14 @@ class Engine:
         self._waiting = 0
         self._token_seconds = 0.0  # what a token of a step takes, of late
         self._closed = False
+        self._has_threads = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tandem-engine", daemon=True)
 
     def start(self) -> None:
+        others = torch.get_num_threads()
         self._thread.start()
+        self._has_threads.wait()
+        torch.set_num_threads(others)  # also of the threads to come
 
     async def close(self) -> None:
         """Ends the thread after its current step; works that are under way fail with EngineClosedError."""
@@ -188,6 +197,8 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            compute_with(self._threads)
+            self._has_threads.set()
             with torch.inference_mode():
                 while self._take():
                     self._step_or_fail()
@@ -335,10 +346,10 @@ class Engine:
                 message()
 
 
-def _budget(runner: ModelRunner, limits: EngineLimits) -> Budget:
+def _budget(runner: ModelRunner, limits: EngineLimits, threads: int) -> Budget:
     loaded = runner.loaded
     # On a CPU matrices of some tens of rows are as quick per row as larger ones.
-    tokens = limits.step_tokens or (2048 if loaded.device.type == "cuda" else 24 * max(2, torch.get_num_threads()))
+    tokens = limits.step_tokens or (2048 if loaded.device.type == "cuda" else 24 * max(2, threads))
     return Budget(tokens=tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)))
 
 

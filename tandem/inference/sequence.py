@@ -55,15 +55,16 @@ class Sequence:
         self.table.advance(count)
         self.table.name(self.tokens, len(self.tokens) - unconfirmed)
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int, *, keep: bool = False) -> None:
         """Forgets all but the first `length` tokens; nothing is copied. Room that was made for more is given up.
 
-        Raises ValueError where there are fewer.
+        keep: whether the cache may keep the others, for whoever comes with the same text. Raises ValueError where
+        there are fewer.
         """
         if not 0 <= length <= len(self.tokens):
             raise ValueError(f"cannot cut {len(self.tokens)} tokens to {length}")
         del self.tokens[length:]
-        self.table.truncate(min(length, self.table.length))
+        self.table.truncate(min(length, self.table.length), keep=keep)
 
     def fork(self) -> Sequence:
         """A second sequence of the same text, which shares the blocks of this one. Raises SequenceClosedError."""

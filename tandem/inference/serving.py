@@ -11,7 +11,7 @@ from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
-from tandem.inference.threads import configure_threads
+from tandem.inference.threads import leave_threads_to_engine
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
@@ -46,14 +46,14 @@ def load_engine(
     Raises ModelError, UnsupportedModelError or TokenizationError.
     """
     started = time.perf_counter()
-    configure_threads(threads)
+    threads = leave_threads_to_engine(threads)
     folder = resolve(name, revision)
     tokenizer = Tokenizer.from_folder(tokenizer_folder(folder))
     loaded = load_model(folder, dtype=dtype, device=device, weights=weights)
     # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
     loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
     runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
-    engine = Engine(runner, limits)
+    engine = Engine(runner, limits, threads=threads)
     _log.info(
         "loaded %s: %.0f M parameters, %s%s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
         folder.model_id, loaded.parameter_count / 1e6, loaded.dtype,

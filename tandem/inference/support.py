@@ -56,6 +56,12 @@ def probe(model: PreTrainedModel, run: Callable[[Step], object]) -> EntryShape:
 class _ProbePart:
     start, stop, count, past, length = 0, 2, 2, 0, 2
 
+    def __init__(self, at: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        self._at = at
+
+    def pieces(self, window: int | None, *, whole: bool) -> Sequence[Piece]:
+        return [Piece(0, self.length, self._at)]
+
 
 class _ProbeStep(Step):
     """Two tokens of one sequence, without a cache."""
@@ -63,22 +69,20 @@ class _ProbeStep(Step):
     def __init__(self) -> None:
         self.count = 2
         self.windows = {}
-        self.parts = [_ProbePart()]  # type: ignore[list-item]
         self._masks = {}
-        self._stored: dict[int, Piece] = {}
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self.parts = [_ProbePart(self._stored.__getitem__)]  # type: ignore[list-item]
+        self.is_one_token_each = False
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        self._stored[layer] = Piece(0, keys.unsqueeze(0), values.unsqueeze(0))
-
-    def pieces(self, part: object, layer: int, window: int | None, *, whole: bool) -> Sequence[Piece]:
-        return [self._stored[layer]]
+        self._stored[layer] = keys.unsqueeze(0), values.unsqueeze(0)
 
     def shape(self, layers: int) -> EntryShape:
         if len(self._stored) != layers:
             raise UnsupportedModelError(f"only {len(self._stored)} of its {layers} layers attend over a cache")
         shapes = {
             EntryShape(layers, keys.shape[1], keys.shape[3], values.shape[3], keys.dtype)
-            for keys, values in ((piece.keys, piece.values) for piece in self._stored.values())
+            for keys, values in self._stored.values()
         }
         if len(shapes) > 1:
             raise UnsupportedModelError("its layers differ in the shape of their keys and values")

@@ -30,6 +30,7 @@ class BlockTable:
         self._pool = pool
         self._copy = copy
         self._keys: list[bytes] = []  # of the leading blocks whose content has been named
+        self._found = 0  # leading blocks that others had filled
 
     def match(self, tokens: Seq[int], most: int) -> None:
         """Goes on with blocks that others have filled with the same text, as far as there are any.
@@ -47,6 +48,7 @@ class BlockTable:
             self.blocks.append(block)
             self._keys.append(key)
             self.length += BLOCK_SIZE
+            self._found = len(self.blocks)
 
     @property
     def must_copy(self) -> bool:
@@ -98,11 +100,19 @@ class BlockTable:
         for block in self.blocks:
             self._pool.forget(block)
 
-    def truncate(self, length: int) -> None:
-        """Keeps the first `length` entries; nothing is copied. Raises ValueError where there are fewer."""
+    def truncate(self, length: int, *, keep: bool = False) -> None:
+        """Keeps the first `length` entries; nothing is copied. Raises ValueError where there are fewer.
+
+        keep: whether the text that is cut off may be found again. Otherwise blocks of it that no other sequence had
+        or has are free at once, so that another text can go on in their place.
+        """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot cut {self.length} entries to {length}")
         self.length = length
+        if not keep:
+            for block in self.blocks[max(self._found, -(-length // BLOCK_SIZE)) :]:
+                if not self._pool.is_shared(block):
+                    self._pool.forget(block)
         self._drop(length)
 
     def fork(self) -> BlockTable:
@@ -113,10 +123,12 @@ class BlockTable:
             self._pool.retain(block)
         other.blocks, other.length = list(kept), self.length
         other._keys = self._keys[: self.length // BLOCK_SIZE]
+        other._found = len(kept)
         return other
 
     def free(self) -> None:
-        self.truncate(0)
+        """Gives up all blocks. What they contain may be found again."""
+        self.truncate(0, keep=True)
 
     def extents(self, count: int) -> Iterator[tuple[int, int]]:
         """Runs of entries [start, stop) of the cache that hold the first `count` positions, in order."""
@@ -143,6 +155,7 @@ class BlockTable:
         if kept < len(self.blocks):
             self._pool.release(reversed(self.blocks[kept:]))
             del self.blocks[kept:]
+            self._found = min(self._found, kept)
         del self._keys[length // BLOCK_SIZE :]
 
     def _key(self, tokens: Seq[int], index: int) -> bytes:

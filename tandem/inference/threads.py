@@ -1,16 +1,25 @@
-"""CPU threads of the models of this process."""
+"""CPU threads of the model of this process."""
 
 from __future__ import annotations
 
 import torch
 
+# OpenMP's own choice, before anything has changed it: OMP_NUM_THREADS, or all cores.
+_DEFAULT = torch.get_num_threads()
 
-def configure_threads(threads: int | None) -> None:
-    """Bounds the CPU threads of this process's models; None leaves torch's choice (OMP_NUM_THREADS, or all cores).
 
-    Threads that wait must not spin where services share cores: OMP_WAIT_POLICY=PASSIVE has to be in the environment
-    before torch is imported, since OpenMP reads it once, when it is loaded. Three spinning two-thread processes on
-    two cores take 3 to 10 times as long for a step.
+def leave_threads_to_engine(threads: int | None) -> int:
+    """How many threads an engine is to compute with: `threads`, or OpenMP's choice. All others compute with one.
+
+    Every thread that computes in parallel has threads of its own, which wait for its next operation. GNU's OpenMP lets
+    them spin, so that they begin at once, only while there are no more of them than cores; with a second such pool in
+    the process all sleep instead, and a step of a small model takes twice as long, longer than with one thread.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    return threads or _DEFAULT
+
+
+def compute_with(threads: int) -> None:
+    """Makes the calling thread compute with so many."""
+    torch.set_num_threads(threads)
+    torch.get_num_threads()  # a thread that has asked keeps its number when another one sets its own

@@ -105,7 +105,7 @@ class Job:
     def abandon(self) -> None:
         """Nobody awaits it any more. A block whose logits it has not taken is as if it had never been fed."""
         if self.task is not None:
-            self.sequence.truncate(self.length_before)
+            self.sequence.truncate(self.length_before, keep=True)  # a caller may come back with it
         self.ended = True
 
     def step_began(self, at: float) -> None:

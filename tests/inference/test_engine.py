@@ -8,11 +8,9 @@ import time
 from contextlib import aclosing
 
 import pytest
-import torch
 
 from tandem.inference.engine import Engine, EngineClosedError
 from tandem.inference.runner import SequenceClosedError
-from tandem.inference.threads import configure_threads
 from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, settled, stuck_in_a_step, until
 
 
@@ -201,14 +199,3 @@ async def test_an_engine_that_was_never_started_closes(runner: GatedRunner) -> N
     await engine.close()
     with pytest.raises(EngineClosedError):
         await task
-
-
-def test_threads_are_bounded_on_request() -> None:
-    before = torch.get_num_threads()
-    try:
-        configure_threads(2)
-        assert torch.get_num_threads() == 2
-        configure_threads(None)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DeepseekV3Config
 
-from tandem.inference import attention
+from tandem.inference import attention, step
 from tandem.inference.cache import KeyValueCache
 from tandem.inference.runner import Block, Chunk, ModelRunner, Sequence
 from tests.inference.architectures import CONFIGS, CONTEXT, VOCABULARY, Pair, load, pair
@@ -67,6 +67,13 @@ def agree(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture(params=["merged", "copied"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with a sequence in pieces, however long it is."""
+    monkeypatch.setattr(step, "_MOST_COPIED_BYTES", 0 if request.param == "merged" else 1 << 60)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("extents", _RUNS)
 def test_a_sequence_in_pieces_is_attended_to_as_one(models: Pair, extents: int) -> None:
     """Prefill, decode and verify across the borders of blocks: the last piece begins among the new tokens or before."""
@@ -82,6 +89,7 @@ def test_a_sequence_in_pieces_is_attended_to_as_one(models: Pair, extents: int) 
     assert {begun for _, begun in seen} == ({True} if extents == 1 else {True, False})
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
 def test_a_batch_of_sequences_in_pieces_agrees_with_each_alone(models: Pair, size: int) -> None:
     """Prefill, decode and verify side by side, truncated in between, while some leave and others come."""
@@ -101,6 +109,7 @@ def test_a_batch_of_sequences_in_pieces_agrees_with_each_alone(models: Pair, siz
             sequences[index] = runner.open(), text(80, 100 * turn + index)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("extents", [1, 3])
 @pytest.mark.parametrize("length", [32, 40])
 def test_a_fork_and_its_origin_go_on_by_themselves(models: Pair, extents: int, length: int) -> None:
@@ -119,6 +128,7 @@ def test_a_fork_and_its_origin_go_on_by_themselves(models: Pair, extents: int, l
     feed(models, runner, (first, common[:-2] + one + other, 7))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("extents", [1, 4])
 def test_a_text_that_begins_alike_is_not_run_again(models: Pair, extents: int) -> None:
     runner = in_pieces(models, _RUNS[extents])
@@ -163,8 +173,9 @@ def test_what_gave_way_is_run_again(models: Pair) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral, sliding window", "gemma2, soft cap"])
-def test_a_decode_step_copies_no_whole_sequence(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_decode_step_copies_no_long_sequence(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """In up to four pieces each is read where it lies; with a window, no more is copied than the window has."""
+    monkeypatch.setattr(step, "_MOST_COPIED_BYTES", 0)
     models, copied, merged = pair(CONFIGS[name]), [], []
     gather, merge = KeyValueCache.gather, attention._merge
 
@@ -192,11 +203,13 @@ def test_a_decode_step_copies_no_whole_sequence(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_sequence_in_more_than_four_pieces_is_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
     models = pair(CONFIGS["llama"])
+    monkeypatch.setattr(step, "_MOST_COPIED_BYTES", 0)
     monkeypatch.setattr(attention, "_merge", lambda outputs, sums: pytest.fail("merged"))
     runner = in_pieces(models, _RUNS[8])
     feed(models, runner, (runner.open(), text(CONTEXT), 9))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("extents", [1, 2, 4, 8])
 @pytest.mark.parametrize("name", ["llama", "qwen2, sliding window", "gpt-neox"])
 def test_bfloat16_is_as_near_to_the_exact_logits_as_plain_transformers(name: str, extents: int) -> None:

@@ -164,3 +164,41 @@ def test_a_table_in_a_pool_of_holes_takes_the_largest_first() -> None:
     one.advance(8 * BLOCK_SIZE)
     assert list(one.extents(6 * BLOCK_SIZE)) == [(8 * 16, 12 * 16), (4 * 16, 6 * 16)]
     assert len(list(one.extents(one.length))) == 4
+
+
+def test_a_table_goes_on_where_it_was_cut() -> None:
+    """Drafted tokens fill a block and are rejected, over and over: the text stays in one extent."""
+    pool = BlockPool(64)
+    one = filled(pool, [1] * 40)
+    for turn in range(10):
+        one.reserve(30)
+        one.advance(30)
+        one.name([1] * 40 + [turn + 2] * 30, 70)
+        one.truncate(40)
+    one.reserve(60)
+    one.advance(60)
+    assert len(list(one.extents(100))) == 1
+    assert pool.idle == 0
+
+
+def test_text_that_is_cut_off_is_found_again_where_it_was_to_be_kept_or_is_another_s() -> None:
+    text = [1] * 64
+    for keep, expected in ((True, 64), (False, 32)):
+        pool = BlockPool(16)
+        first = filled(pool, text)
+        first.truncate(32, keep=keep)
+        other = table(pool)
+        other.match(text, 64)
+        assert other.length == expected
+    pool = BlockPool(16)
+    filled(pool, text).free()
+    found = table(pool)
+    found.match(text, 64)
+    found.truncate(0)  # it had not filled them itself
+    found.match(text, 64)
+    assert found.length == 64
+    beside = found.fork()
+    beside.truncate(0)
+    found.truncate(16)
+    beside.match(text, 64)
+    assert beside.length == 64
