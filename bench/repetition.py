@@ -5,9 +5,13 @@ What changes on a machine while it is measured then meets all sides alike, and r
 
 from __future__ import annotations
 
+import asyncio
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+# In which threads of the side before, which spin for some milliseconds, go to sleep.
+_PAUSE_SECONDS = 0.02
 
 
 async def interleave(
@@ -17,6 +21,7 @@ async def interleave(
     values: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name in order.sample(list(sides), k=len(sides)):
+            await asyncio.sleep(_PAUSE_SECONDS)
             values[name].append(await sides[name]())
     return values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ def measured(options: Options, say: Callable[[Figure], None]) -> list[Row]:
 
 def measure(options: Options, say: Callable[[Figure], None]) -> list[Figure]:
     """The figures of all groups that were asked for."""
+    environment = dict(os.environ)
     prepare_for_models()
     keep_freed_memory()
     from bench.engine.models import Models
@@ -56,5 +58,5 @@ def measure(options: Options, say: Callable[[Figure], None]) -> list[Figure]:
 
     by_group = measures(options.soak)
     chosen = {group: by_group[group] for group in options.groups}
-    models = Models(options.model, options.threads)
+    models = Models(options.model, options.threads, environment)
     return asyncio.run(run(models, chosen, QUICK if options.quick else FULL, options.seed, say))

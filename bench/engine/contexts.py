@@ -1,13 +1,10 @@
-"""The same texts in front of what is measured, in the cache of an engine and in that of transformers."""
+"""The same texts in front of what is measured, on both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import DynamicCache
-
 from bench.engine.figures import CONTEXTS
-from bench.engine.peer import Peer, PeerBatch
 from bench.engine.works import Prompt
 from tandem.inference.engine import Engine
 from tandem.inference.sequence import Sequence as EngineSequence
@@ -19,17 +16,17 @@ LONGEST = max(CONTEXTS) + INTO_PAGE
 
 
 class Contexts:
-    """Texts whose first tokens are run when a length is asked for, once on each side. Sequences stay open."""
+    """Texts whose first tokens are run when a length is asked for, once. Sequences stay open.
 
-    def __init__(self, engine: Engine, peer: Peer, texts: Sequence[list[int]], different: int) -> None:
-        """different: texts that transformers runs; its other rows repeat them, which takes the same time."""
+    different: texts that transformers runs; its other rows repeat them, which takes the same time.
+    """
+
+    def __init__(self, engine: Engine, texts: Sequence[list[int]], different: int) -> None:
         self.different = min(different, len(texts))
         self._engine = engine
-        self._peer = peer
         self._texts = texts
         self._sequences: list[EngineSequence] = []
         self._lengths: list[int] = []  # of which each sequence still holds its text
-        self._caches: dict[int, DynamicCache] = {}
 
     async def sequences(self, lengths: Sequence[int]) -> list[EngineSequence]:
         """The first ones, each holding so many tokens of its text; what follows them may be anything, and whoever
@@ -44,13 +41,6 @@ class Contexts:
             self._lengths[index] = length
         return self._sequences[: len(lengths)]
 
-    def batch(self, lengths: Sequence[int], room: int) -> PeerBatch:
-        """The same for transformers. room: most tokens that each may get."""
-        caches = [self._cache(index % self.different, max(lengths)) for index in range(len(lengths))]
-        return PeerBatch(self._peer, caches, lengths, room)
-
-    def _cache(self, index: int, length: int) -> DynamicCache:
-        cache = self._caches.get(index)
-        if cache is None or cache.get_seq_length() < length:
-            cache = self._caches[index] = self._peer.prefill(self._texts[index][:length])
-        return cache
+    def peer_texts(self, count: int) -> list[list[int]]:
+        """Of so many rows of transformers' batch."""
+        return [self._texts[index % self.different] for index in range(count)]

@@ -35,7 +35,7 @@ class Held:
 
 async def measure(models: Models, scale: Scale, random_source: random.Random) -> AsyncGenerator[Figure]:
     """The difference. A bystander's session stays open all the while, so that not all figures are 0 anyway."""
-    engine = models.engine()
+    engine = await models.engine()
     bystander = await opened(engine, models.random_tokens(_BYSTANDER, random_source))
     before = await _held(engine)
     sessions = _sessions(models, engine, scale.cancelled_sessions, random_source)

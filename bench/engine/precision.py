@@ -19,7 +19,7 @@ from tandem.inference.engine import Engine
 
 async def measure(models: Models, scale: Scale, random_source: random.Random) -> AsyncGenerator[Figure]:
     """Speed of one stream over transformers in bf16, and agreement with transformers in fp32."""
-    engine = models.engine("int4")
+    engine = await models.engine("int4")
     yield await _speed(models, engine, scale, random_source)
     for figure in await _agreement(models, engine, scale):
         yield figure
@@ -27,9 +27,9 @@ async def measure(models: Models, scale: Scale, random_source: random.Random) ->
 
 async def _speed(models: Models, engine: Engine, scale: Scale, random_source: random.Random) -> Figure:
     tokens = scale.decode_tokens
-    contexts = Contexts(engine, models.peer(), [models.random_tokens(CONTEXT, random_source)], different=1)
+    contexts = Contexts(engine, [models.random_tokens(CONTEXT, random_source)], different=1)
     ours = engine_side(engine, await contexts.sequences([CONTEXT]), tokens)
-    theirs = peer_side(contexts.batch([CONTEXT], room=tokens + 1), 1, tokens)
+    theirs = peer_side(models.peer(), contexts.peer_texts(1), tokens)
     speeds = await interleave({"engine": ours, "transformers": theirs}, scale.decode_repetitions, random_source)
     return speed_figure(INT4_DECODE, speeds["engine"], speeds["transformers"])
 
@@ -44,7 +44,7 @@ async def _agreement(models: Models, engine: Engine, scale: Scale) -> list[Figur
     shares: list[float] = []
     equal = total = same_texts = 0
     for prompt in real.prompts:
-        text = reference.greedy(prompt, scale.agreement_tokens, real.ends)
+        text = await reference.greedy(prompt, scale.agreement_tokens, real.ends)
         forced = Forced(await engine.open(), prompt, text)
         free = Prompt(await engine.open(), prompt, len(text))
         for work in (forced, free):

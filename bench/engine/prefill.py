@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 60.0
 
 async def measure(models: Models, scale: Scale, random_source: random.Random) -> AsyncGenerator[Figure]:
     """Figures of both kinds. Every prompt is random and new, but for what is meant to be shared."""
-    engine = models.engine()
+    engine = await models.engine()
     for figure in await _beside(models, engine, scale, random_source):
         yield figure
     yield await _prefix(models, engine, scale, random_source)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from bench.engine.contexts import INTO_PAGE
 from bench.engine.figures import BATCH, BLOCKS, CONTEXTS, step_name
 from bench.engine.models import Models
-from bench.engine.peer import PeerBatch
+from bench.engine.peer_process import PeerProcess
 from bench.engine.scale import Scale
 from bench.engine.works import Repeat, Stopwatch
 from bench.goals import Figure
@@ -61,11 +58,12 @@ SHAPES = tuple(_shapes())
 
 async def measure(models: Models, scale: Scale, random_source: random.Random) -> AsyncGenerator[Figure]:
     """A figure for each shape: the median over repetitions of the ratio of the median times of a step."""
-    engine, contexts = models.engine(), models.contexts(scale.peer_contexts)
+    contexts = await models.contexts(scale.peer_contexts)
+    engine, peer = await models.engine(), models.peer()
     for shape in SHAPES:
         blocks = [models.random_tokens(shape.block, random_source) for _ in shape.lengths]
         ours = _OurSide(engine, await contexts.sequences(shape.lengths), shape, blocks, scale.step_count)
-        theirs = _TheirSide(contexts.batch(shape.lengths, room=shape.block), blocks, scale.step_count)
+        theirs = _TheirSide(peer, contexts.peer_texts(len(shape.lengths)), shape, blocks, scale.step_count)
         sides = {"engine": ours.measure, "transformers": theirs.measure}
         seconds = await interleave(sides, scale.step_repetitions, random_source)
         _check_equal(shape.name, ours.tokens[: contexts.different], theirs.tokens[: contexts.different])
@@ -100,21 +98,17 @@ class _OurSide:
 class _TheirSide:
     """tokens: what the last step took, a list for each sequence."""
 
-    def __init__(self, batch: PeerBatch, blocks: Sequence[list[int]], steps: int) -> None:
+    def __init__(
+        self, peer: PeerProcess, texts: Sequence[list[int]], shape: Shape, blocks: Sequence[list[int]], steps: int
+    ) -> None:
         self.tokens: list[list[int]] = []
-        self._batch = batch
-        self._blocks = torch.tensor(blocks)
-        self._steps = steps
+        self._peer = peer
+        self._inputs = texts, shape.lengths, blocks, steps
 
     async def measure(self) -> float:
         """Median seconds of a step."""
-        seconds = []
-        for _ in range(self._steps + 1):
-            began = time.perf_counter()
-            self._batch.rewind()
-            self.tokens = self._batch.step(self._blocks).tolist()
-            seconds.append(time.perf_counter() - began)
-        return statistics.median(seconds[1:])  # nor does the engine's first one count
+        seconds, self.tokens = await self._peer.steps(*self._inputs)
+        return seconds
 
 
 def _check_equal(name: str, ours: list[list[int]], theirs: list[list[int]]) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-
-import torch
 
 from bench.engine.figures import BATCH, THROUGHPUT, THROUGHPUT_TRANSFORMERS
 from bench.engine.models import Models
-from bench.engine.peer import PeerBatch
+from bench.engine.peer_process import PeerProcess
 from bench.engine.scale import Scale
 from bench.engine.works import Decode, Stopwatch
 from bench.goals import Figure
@@ -25,16 +22,15 @@ CONTEXT = 256
 
 async def measure(models: Models, scale: Scale, random_source: random.Random) -> AsyncGenerator[Figure]:
     """The engine's figure, and plain transformers' own beside it; medians over repetitions."""
-    engine, tokens = models.engine(), scale.decode_tokens
-    contexts, lengths = models.contexts(scale.peer_contexts), [CONTEXT] * BATCH
-    sequences = await contexts.sequences(lengths)
-    one, all_of_them = contexts.batch(lengths[:1], room=tokens + 1), contexts.batch(lengths, room=tokens + 1)
+    tokens, contexts = scale.decode_tokens, await models.contexts(scale.peer_contexts)
+    engine, peer = await models.engine(), models.peer()
+    sequences, texts = await contexts.sequences([CONTEXT] * BATCH), contexts.peer_texts(BATCH)
     speeds = await interleave(
         {
             "engine, 1": engine_side(engine, sequences[:1], tokens),
             "engine, 8": engine_side(engine, sequences, tokens),
-            "transformers, 1": peer_side(one, 1, tokens),
-            "transformers, 8": peer_side(all_of_them, BATCH, tokens),
+            "transformers, 1": peer_side(peer, texts[:1], tokens),
+            "transformers, 8": peer_side(peer, texts, tokens),
         },
         scale.decode_repetitions,
         random_source,
@@ -55,18 +51,9 @@ def engine_side(engine: Engine, sequences: Sequence[runner.Sequence], tokens: in
     return speed
 
 
-def peer_side(batch: PeerBatch, sessions: int, tokens: int) -> Callable[[], Awaitable[float]]:
+def peer_side(peer: PeerProcess, texts: Sequence[list[int]], tokens: int) -> Callable[[], Awaitable[float]]:
     """As `engine_side`."""
-
-    async def speed() -> float:
-        batch.rewind()
-        feed = batch.step(torch.arange(sessions)[:, None])  # nor does the engine's first one count
-        began = time.perf_counter()
-        for _ in range(tokens):
-            feed = batch.step(feed)
-        return sessions * tokens / (time.perf_counter() - began)
-
-    return speed
+    return lambda: peer.decode(texts, [CONTEXT] * len(texts), tokens)
 
 
 def speed_figure(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:

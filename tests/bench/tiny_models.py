@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 from bench.engine.models import Models, Prompts
 from bench.engine.peer import Peer
 from bench.engine.scale import Scale
@@ -23,13 +26,17 @@ class TinyModels(Models):
     vocabulary_size = 64
 
     def __init__(self) -> None:
-        super().__init__("tiny", threads=1)
+        super().__init__("tiny", threads=1, environment=os.environ)
 
     def _load_engine(self, weights: str | None) -> Engine:
         return Engine(ModelRunner(tiny_llama(context=_CONTEXT)))
 
-    def _load_peer(self, dtype: str) -> Peer:
-        return Peer(tiny_llama(context=_CONTEXT).model)
+    def _peer_loader(self, dtype: str) -> Callable[[], Peer]:
+        return _load_peer
 
     def prompts(self, count: int) -> Prompts:
         return Prompts([[5, 6, 7, number] for number in range(count)], frozenset())
+
+
+def _load_peer() -> Peer:
+    return Peer(tiny_llama(context=_CONTEXT).model)
