@@ -14,7 +14,7 @@ class Scale:
     peer_contexts: int = 8
     step_repetitions: int = 15
     step_count: int = 4
-    decode_repetitions: int = 9
+    decode_repetitions: int = 25
     decode_tokens: int = 24
     agreement_prompts: int = 20
     agreement_tokens: int = 64

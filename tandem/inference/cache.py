@@ -40,6 +40,7 @@ class KeyValueCache:
         self._values = torch.empty(
             shape.layers, shape.heads, entries, shape.value_dim, dtype=shape.dtype, device=device
         )
+        self._layers = list(zip(self._keys.unbind(), self._values.unbind(), strict=True))
 
     @property
     def block_bytes(self) -> int:
@@ -56,8 +57,9 @@ class KeyValueCache:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores [heads, n, dim] at entries `slots`, int64 [n]."""
-        self._keys[layer].index_copy_(1, slots, keys)
-        self._values[layer].index_copy_(1, slots, values)
+        own_keys, own_values = self._layers[layer]
+        own_keys.index_copy_(1, slots, keys)
+        own_values.index_copy_(1, slots, values)
 
     def views(self, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of entries [start, stop), by layer, each a view [1, heads, stop - start, dim]."""
@@ -66,7 +68,7 @@ class KeyValueCache:
 
     def gather(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values at entries `slots`: [1, heads, n, dim]."""
-        keys, values = (tensor[layer].index_select(1, slots) for tensor in (self._keys, self._values))
+        keys, values = (tensor.index_select(1, slots) for tensor in self._layers[layer])
         return keys.unsqueeze(0), values.unsqueeze(0)
 
     def _copy(self, source: int, target: int, count: int) -> None:
