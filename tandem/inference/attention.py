@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from tandem.inference.step import Part, Step
+from tandem.inference.step import Piece, Step
 from tandem.models import UnsupportedModelError
 
 NAME = "tandem-ragged"
@@ -48,65 +48,79 @@ def ragged_attention(
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(f"its attention takes `{name}`")
     layer: int = module.layer_idx  # type: ignore[assignment]
-    tandem_step.windows[layer] = sliding_window
+    step, count = tandem_step, tandem_step.count
+    step.windows[layer] = sliding_window
     _, heads, rows, _ = query.shape
+    if count < rows:  # the others only fill up
+        query, key, value = query[:, :, :count], key[:, :, :count], value[:, :, :count]
+    step.write(layer, key[0], value[0])
     kv_heads = key.shape[1]
-    count = tandem_step.count  # rows beyond it only fill up
-    keys, values = key[0], value[0]
-    tandem_step.write(layer, *((keys, values) if rows == count else (keys[:, :count], values[:, :count])))
-    groups = heads // kv_heads
-    # The query heads that share a key head become rows of one attention, so keys and values are not repeated: on the
-    # CPU in bf16 two to five times faster for short blocks than SDPA's own `enable_gqa`, and equal for long ones.
-    queries: Sequence[Tensor]
-    if rows == 1:
-        queries = (query.reshape(1, kv_heads, groups, -1),)
-    elif tandem_step.is_one_token_each:
-        queries = query[0, :, :count].transpose(0, 1).reshape(count, 1, kv_heads, groups, -1).unbind()
-    else:
-        queries = [
-            query[:, :, part.start : part.stop].reshape(1, kv_heads, groups * part.count, -1)
-            for part in tandem_step.parts
-        ]
-    outputs = [
-        _attend(tandem_step, part, layer, one, scaling, sliding_window, softcap, groups)
-        for part, one in zip(tandem_step.parts, queries, strict=True)
-    ]
-    if not tandem_step.is_one_token_each:
-        outputs = [
-            output.view(kv_heads, groups, part.count, -1).permute(2, 0, 1, 3).reshape(part.count, kv_heads, groups, -1)
-            for part, output in zip(tandem_step.parts, outputs, strict=True)
-        ]
+    attended = _attend(step, layer, _queries(step, query, kv_heads), scaling, sliding_window, softcap)
+    output = _in_order(step, attended, heads)
     if count < rows:
-        outputs.append(outputs[0].new_zeros(rows - count, *outputs[0].shape[1:]))
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return output.reshape(1, len(output), heads, -1), None
+        output = torch.cat([output, output.new_zeros(rows - count, *output.shape[1:])])
+    return output.unsqueeze(0), None
+
+
+def _queries(step: Step, query: Tensor, kv_heads: int) -> Sequence[Tensor]:
+    """query [1, heads, tokens, dim] -> of each part of n tokens, [1, kv_heads, heads / kv_heads * n, dim].
+
+    The query heads that share a key head become rows of one attention, so keys and values are not repeated: on the CPU
+    in bf16 two to five times faster for short blocks than SDPA's own `enable_gqa`, and equal for long ones.
+    """
+    parts, each = step.parts, step.tokens_each
+    if len(parts) == 1:
+        return [query.reshape(1, kv_heads, -1, query.shape[3])]
+    if each is None:
+        return [query[:, :, part.start : part.stop].reshape(1, kv_heads, -1, query.shape[3]) for part in parts]
+    # All parts at once, since for many short ones each call counts.
+    by_part = query.unflatten(2, (len(parts), each)).permute(2, 0, 1, 3, 4)
+    return by_part.reshape(len(parts), 1, kv_heads, -1, query.shape[3]).unbind()
+
+
+def _in_order(step: Step, outputs: Sequence[Tensor], heads: int) -> Tensor:
+    """What was made of `_queries` -> [tokens, heads, dim]."""
+    dim = outputs[0].shape[3]
+    if step.tokens_each is None:
+        return torch.cat(
+            [
+                output.view(heads, part.count, dim).transpose(0, 1)
+                for part, output in zip(step.parts, outputs, strict=True)
+            ]
+        )
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(list(outputs))
+    if step.tokens_each == 1:
+        return joined.view(-1, heads, dim)
+    return joined.view(-1, heads, step.tokens_each, dim).transpose(1, 2).reshape(-1, heads, dim)
 
 
 def _attend(
     step: Step,
-    part: Part,
     layer: int,
-    query: Tensor,
+    queries: Sequence[Tensor],
     scaling: float | None,
     window: int | None,
     softcap: float | None,
-    groups: int,
-) -> Tensor:
-    """query [1, kv_heads, groups * n, dim] of one part of n tokens -> the same of its values' dim."""
-    pieces = part.pieces(window, whole=softcap is not None)
-    if len(pieces) == 1:
-        [piece] = pieces
-        keys, values = piece.at(layer)
-        mask = step.mask(part, piece, window, groups, query)
-        if softcap is not None:
-            return _soft_capped(query, keys, values, mask, scaling, softcap)
-        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
-    attended = [
-        _flash(
-            query, *piece.at(layer), 0.0, False, attn_mask=step.mask(part, piece, window, groups, query), scale=scaling
-        )
-        for piece in pieces
+) -> Sequence[Tensor]:
+    """queries [1, kv_heads, rows, dim] of each part -> the same of its values' dim."""
+    seen = step.seen(window, queries, whole=softcap is not None)
+    if softcap is not None:
+        return [
+            _soft_capped(query, *piece.at(layer), mask, scaling, softcap)
+            for query, [(piece, mask)] in zip(queries, seen, strict=True)
+        ]
+    return [
+        scaled_dot_product_attention(query, *pieces[0][0].at(layer), attn_mask=pieces[0][1], scale=scaling)
+        if len(pieces) == 1
+        else _merged(query, pieces, layer, scaling)
+        for query, pieces in zip(queries, seen, strict=True)
     ]
+
+
+def _merged(
+    query: Tensor, pieces: Sequence[tuple[Piece, Tensor | None]], layer: int, scaling: float | None
+) -> Tensor:
+    attended = [_flash(query, *piece.at(layer), 0.0, False, attn_mask=mask, scale=scaling) for piece, mask in pieces]
     return _merge([output for output, _ in attended], [weight for _, weight in attended])
 
 

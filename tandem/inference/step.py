@@ -42,19 +42,13 @@ class Part:
         self.extents = list(table.extents(self.length))
         self._table = table
         self._cache = cache
-        self._pieces: dict[tuple[int | None, bool], Seq[Piece]] = {}
 
     def pieces(self, window: int | None, *, whole: bool) -> Seq[Piece]:
         """What the part's tokens may see, in order of position. whole: in one piece at any rate.
 
         With a window, what no token of the part sees is left out, and there is one piece.
         """
-        key = window, whole
-        if key not in self._pieces:
-            self._pieces[key] = self._cut(0 if window is None else max(0, self.past + 1 - window), window, whole)
-        return self._pieces[key]
-
-    def _cut(self, first: int, window: int | None, whole: bool) -> Seq[Piece]:
+        first = 0 if window is None else max(0, self.past + 1 - window)
         if len(self.extents) == 1:
             [(start, stop)] = self.extents
             return [self._in_place(first, start + first, stop)]
@@ -87,18 +81,19 @@ class Part:
 class Step:
     """The parts of one pass over one cache.
 
-    count: tokens of all parts, which may have one each. windows: by layer that attended, the sliding window it asked
-    for.
+    count: tokens of all parts. tokens_each: of each part, None where they differ. windows: by layer that attended, the
+    sliding window it asked for.
     """
 
     def __init__(self, cache: KeyValueCache, feeds: Seq[tuple[BlockTable, int]]) -> None:
         """feeds: tables with room reserved, and how many tokens each takes, in the row's order."""
         self.windows: dict[int, int | None] = {}
         self._cache = cache
-        self._masks: dict[tuple[int, int, int, int | None, int], Tensor] = {}
+        self._seen: dict[tuple[int | None, bool, int], Seq[Seq[tuple[Piece, Tensor | None]]]] = {}
         ends = accumulate(count for _, count in feeds)
         self.parts = [Part(end - count, count, table, cache) for (table, count), end in zip(feeds, ends, strict=True)]
-        self.is_one_token_each = all(part.count == 1 for part in self.parts)
+        counts = {part.count for part in self.parts}
+        self.tokens_each = counts.pop() if len(counts) == 1 else None
         slots = [slot for table, count in feeds for slot in table.slots(table.length, count)]
         self.count = len(slots)
         self._slots = torch.tensor(slots, device=cache.device)
@@ -107,21 +102,30 @@ class Step:
         """Stores the row's keys and values [kv_heads, tokens, dim]."""
         self._cache.write(layer, self._slots, keys, values)
 
-    def mask(self, part: Part, piece: Piece, window: int | None, groups: int, like: Tensor) -> Tensor | None:
-        """What the part's tokens see of the piece, to add to scores: [groups * count, n]; None for all of it.
+    def seen(
+        self, window: int | None, queries: Seq[Tensor], *, whole: bool
+    ) -> Seq[Seq[tuple[Piece, Tensor | None]]]:
+        """What each part sees, in pieces, with the mask of each. Made once a step, not once a layer.
 
-        groups: how often the part's tokens follow each other as rows. Made once a step, not once a layer.
+        queries: [1, kv_heads, groups * n, dim] of each part of n tokens. whole: in one piece at any rate.
         """
+        key = window, whole, queries[0].shape[2]
+        if key not in self._seen:
+            self._seen[key] = [
+                [(piece, self._mask(part, piece, window, query)) for piece in part.pieces(window, whole=whole)]
+                for part, query in zip(self.parts, queries, strict=True)
+            ]
+        return self._seen[key]
+
+    def _mask(self, part: Part, piece: Piece, window: int | None, query: Tensor) -> Tensor | None:
+        """What the part's tokens see of the piece, to add to scores: [groups * n, size]; None for all of it."""
         last = piece.first + piece.size - 1
         if last <= part.past and (window is None or part.length - piece.first <= window):
             return None
-        key = (part.start, piece.first, piece.size, window, groups)
-        if key not in self._masks:
-            rows = torch.arange(part.past, part.length, device=like.device).unsqueeze(1)
-            columns = torch.arange(piece.first, last + 1, device=like.device)
-            hidden = columns > rows
-            if window is not None:
-                hidden |= columns <= rows - window
-            mask = like.new_zeros(part.count, piece.size).masked_fill_(hidden, float("-inf"))
-            self._masks[key] = mask.repeat(groups, 1)
-        return self._masks[key]
+        rows = torch.arange(part.past, part.length, device=query.device).unsqueeze(1)
+        columns = torch.arange(piece.first, last + 1, device=query.device)
+        hidden = columns > rows
+        if window is not None:
+            hidden |= columns <= rows - window
+        mask = query.new_zeros(part.count, piece.size).masked_fill_(hidden, float("-inf"))
+        return mask.repeat(query.shape[2] // part.count, 1)

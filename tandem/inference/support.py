@@ -69,10 +69,10 @@ class _ProbeStep(Step):
     def __init__(self) -> None:
         self.count = 2
         self.windows = {}
-        self._masks = {}
+        self._seen = {}
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
         self.parts = [_ProbePart(self._stored.__getitem__)]  # type: ignore[list-item]
-        self.is_one_token_each = False
+        self.tokens_each = 2
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         self._stored[layer] = keys.unsqueeze(0), values.unsqueeze(0)
