@@ -55,7 +55,12 @@ def ragged_attention(
         query, key, value = query[:, :, :count], key[:, :, :count], value[:, :, :count]
     step.write(layer, key[0], value[0])
     kv_heads = key.shape[1]
-    attended = _attend(step, layer, _queries(step, query, kv_heads), scaling, sliding_window, softcap)
+    queries = _queries(step, query, kv_heads)
+    sections = 1 if softcap is not None else step.sections(sliding_window)
+    if sections > 1:
+        attended = _attend_in_sections(step, layer, queries, sections, scaling, sliding_window)
+    else:
+        attended = _attend(step, layer, queries, scaling, sliding_window, softcap)
     output = _in_order(step, attended, heads)
     if count < rows:
         output = torch.cat([output, output.new_zeros(rows - count, *output.shape[1:])])
@@ -79,7 +84,7 @@ def _queries(step: Step, query: Tensor, kv_heads: int) -> Sequence[Tensor]:
 
 
 def _in_order(step: Step, outputs: Sequence[Tensor], heads: int) -> Tensor:
-    """What was made of `_queries` -> [tokens, heads, dim]."""
+    """What was made of `_queries`, in one tensor or several -> [tokens, heads, dim]."""
     dim = outputs[0].shape[3]
     if step.tokens_each is None:
         return torch.cat(
@@ -117,24 +122,36 @@ def _attend(
     ]
 
 
+def _attend_in_sections(
+    step: Step, layer: int, queries: Sequence[Tensor], sections: int, scaling: float | None, window: int | None
+) -> Sequence[Tensor]:
+    """As `_attend`. Keys of all parts are cut into so many sections, and what is made of them is merged at once."""
+    attended = [
+        _flash(query.expand(sections, -1, -1, -1), *piece.at(layer), 0.0, False, attn_mask=mask, scale=scaling)
+        for query, (piece, mask) in zip(
+            queries, step.seen_in_sections(window, queries, sections), strict=True
+        )
+    ]
+    outputs, log_sums = (torch.cat(tensors).unflatten(0, (-1, sections)) for tensors in zip(*attended, strict=True))
+    return [_merge(outputs, log_sums, dim=1)]
+
+
 def _merged(
     query: Tensor, pieces: Sequence[tuple[Piece, Tensor | None]], layer: int, scaling: float | None
 ) -> Tensor:
     attended = [_flash(query, *piece.at(layer), 0.0, False, attn_mask=mask, scale=scaling) for piece, mask in pieces]
-    return _merge([output for output, _ in attended], [weight for _, weight in attended])
+    outputs, log_sums = (torch.cat(tensors) for tensors in zip(*attended, strict=True))
+    return _merge(outputs, log_sums, dim=0).unsqueeze(0)
 
 
-def _merge(outputs: list[Tensor], log_sums: list[Tensor]) -> Tensor:
-    """Attention over all entries from that over each piece, weighted by the sums of its exponentials.
+def _merge(outputs: Tensor, log_sums: Tensor, dim: int) -> Tensor:
+    """Attention over all entries from that over parts of them, weighted by the sums of its exponentials.
 
-    outputs: [1, heads, rows, dim] each; log_sums: their logarithms, fp32 [1, heads, rows]. As in FlashAttention
-    (Dao et al., arXiv 2205.14135, section 3.1).
+    outputs: [..., heads, rows, dim] with the parts along `dim`, which goes; log_sums: their logarithms, fp32
+    [..., heads, rows]. As in FlashAttention (Dao et al., arXiv 2205.14135, section 3.1).
     """
-    shares = torch.softmax(torch.stack(log_sums), dim=0).unsqueeze(-1)
-    merged = shares[0] * outputs[0]
-    for share, output in zip(shares[1:], outputs[1:], strict=True):
-        merged = torch.addcmul(merged, share, output.float())
-    return merged.to(outputs[0].dtype)
+    shares = torch.softmax(log_sums, dim).unsqueeze(-1)
+    return (shares * outputs).sum(dim).to(outputs.dtype)
 
 
 def _soft_capped(

@@ -66,6 +66,22 @@ class KeyValueCache:
         keys, values = (tensor[:, None, :, start:stop].unbind(0) for tensor in (self._keys, self._values))
         return list(zip(keys, values, strict=True))
 
+    def sections(self, start: int, stop: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of entries [start, stop) in `count` sections of equal length, by layer, each a view
+        [count, heads, n, dim]. Each section begins (stop - start) // count entries after the one before, and its last
+        (stop - start) % count are the next one's first."""
+        step = (stop - start) // count
+        length = stop - start - (count - 1) * step
+
+        def cut(tensor: Tensor) -> tuple[Tensor, ...]:
+            entries = tensor[:, :, start:stop]
+            layers, heads, _, dim = entries.shape
+            by_layer, by_head, by_entry, by_dim = entries.stride()
+            shape, strides = (layers, count, heads, length, dim), (by_layer, step * by_entry, by_head, by_entry, by_dim)
+            return entries.as_strided(shape, strides).unbind()
+
+        return list(zip(cut(self._keys), cut(self._values), strict=True))
+
     def gather(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values at entries `slots`: [1, heads, n, dim]."""
         keys, values = (tensor.index_select(1, slots) for tensor in self._layers[layer])

@@ -19,6 +19,13 @@ from tandem.inference.table import BlockTable
 _MOST_COPIED_BYTES = 1 << 20
 _MOST_EXTENTS = 4
 
+# The CPU's kernel has a thread for each key head. Where heads do not fill the threads evenly, keys of a few tokens'
+# attention are cut into sections, each of which counts as heads more; what it costs to merge them pays from so many
+# entries a section on.
+_LEAST_SECTION = 192
+_MOST_SECTIONS = 16
+_MOST_ROWS_IN_SECTIONS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -58,6 +65,12 @@ class Part:
         entries = torch.tensor(self._table.slots(first, self.length - first), device=self._cache.device)
         return [Piece(first, self.length - first, lambda layer: self._cache.gather(layer, entries))]
 
+    def sections(self, count: int, window: int | None) -> Piece:
+        """The same as one piece whose `at` gives `count` sections of it (see KeyValueCache.sections)."""
+        [(start, stop)] = self.extents
+        first = 0 if window is None else max(0, self.past + 1 - window)
+        return Piece(first, self.length - first, self._cache.sections(start + first, stop, count).__getitem__)
+
     def _in_place(self, first: int, start: int, stop: int) -> Piece:
         return Piece(first, stop - start, self._cache.views(start, stop).__getitem__)
 
@@ -89,6 +102,8 @@ class Step:
         """feeds: tables with room reserved, and how many tokens each takes, in the row's order."""
         self.windows: dict[int, int | None] = {}
         self._cache = cache
+        self._sections: dict[int | None, int] = {}
+        self._in_sections: dict[tuple[int | None, int], Seq[tuple[Piece, Tensor | None]]] = {}
         self._seen: dict[tuple[int | None, bool, int], Seq[Seq[tuple[Piece, Tensor | None]]]] = {}
         ends = accumulate(count for _, count in feeds)
         self.parts = [Part(end - count, count, table, cache) for (table, count), end in zip(feeds, ends, strict=True)]
@@ -117,6 +132,54 @@ class Step:
             ]
         return self._seen[key]
 
+    def seen_in_sections(
+        self, window: int | None, queries: Seq[Tensor], count: int
+    ) -> Seq[tuple[Piece, Tensor | None]]:
+        """As `seen`, of parts in `count` sections each; a mask is [count, 1, groups * n, size of a section]."""
+        key = window, queries[0].shape[2]
+        if key not in self._in_sections:
+            pieces = [part.sections(count, window) for part in self.parts]
+            masks = [
+                self._section_mask(self._mask(part, piece, window, query), piece.size, count, query)
+                for part, piece, query in zip(self.parts, pieces, queries, strict=True)
+            ]
+            self._in_sections[key] = list(zip(pieces, masks, strict=True))
+        return self._in_sections[key]
+
+    def sections(self, window: int | None) -> int:
+        """Into how many sections what each part sees is to be cut; 1 for none."""
+        if window not in self._sections:
+            self._sections[window] = self._best_sections(window)
+        return self._sections[window]
+
+    def _best_sections(self, window: int | None) -> int:
+        shape = self._cache.shape
+        if (
+            self.tokens_each is None
+            or self.tokens_each > _MOST_ROWS_IN_SECTIONS
+            or self._cache.device.type != "cpu"
+            or shape.key_dim != shape.value_dim
+            or any(len(part.extents) > 1 for part in self.parts)
+        ):
+            return 1
+        lengths = [part.length if window is None else min(part.length, window) for part in self.parts]
+        count = balanced_sections(shape.heads, torch.get_num_threads(), sum(lengths) // len(lengths))
+        # Each token has to see something of each section.
+        return count if min(lengths) // count > self.tokens_each else 1
+
+    @staticmethod
+    def _section_mask(mask: Tensor | None, size: int, count: int, query: Tensor) -> Tensor | None:
+        """mask: [groups * n, size] or None."""
+        step, twice = divmod(size, count)
+        if mask is None and not twice:
+            return None
+        whole = query.new_zeros(query.shape[2], size) if mask is None else mask
+        length = size - (count - 1) * step
+        sections = torch.stack([whole[:, index * step : index * step + length] for index in range(count)])
+        if twice:
+            sections[:-1, :, -twice:] = float("-inf")  # the next one has them
+        return sections.unsqueeze(1)
+
     def _mask(self, part: Part, piece: Piece, window: int | None, query: Tensor) -> Tensor | None:
         """What the part's tokens see of the piece, to add to scores: [groups * n, size]; None for all of it."""
         last = piece.first + piece.size - 1
@@ -129,3 +192,10 @@ class Step:
             hidden |= columns <= rows - window
         mask = query.new_zeros(part.count, piece.size).masked_fill_(hidden, float("-inf"))
         return mask.repeat(query.shape[2] // part.count, 1)
+
+
+def balanced_sections(heads: int, threads: int, length: int) -> int:
+    """How many sections of the keys keep the threads busy: the fewest that take at most a tenth more than the best."""
+    counts = range(1, max(1, min(_MOST_SECTIONS, length // _LEAST_SECTION)) + 1)
+    times = [-(-heads * count // threads) / count for count in counts]  # of the thread with the most to do
+    return next(count for count, time in zip(counts, times, strict=True) if time <= 1.1 * min(times))

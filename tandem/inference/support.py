@@ -77,6 +77,9 @@ class _ProbeStep(Step):
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         self._stored[layer] = keys.unsqueeze(0), values.unsqueeze(0)
 
+    def sections(self, window: int | None) -> int:
+        return 1
+
     def shape(self, layers: int) -> EntryShape:
         if len(self._stored) != layers:
             raise UnsupportedModelError(f"only {len(self._stored)} of its {layers} layers attend over a cache")

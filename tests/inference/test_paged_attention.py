@@ -67,10 +67,12 @@ def agree(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(params=["merged", "copied"])
+@pytest.fixture(params=["merged", "copied", "in 2 sections", "in 5 sections"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done with a sequence in pieces, however long it is."""
+    """What is done with a sequence in pieces, and with one that lies in one piece, however long it is."""
     monkeypatch.setattr(step, "_MOST_COPIED_BYTES", 0 if request.param == "merged" else 1 << 60)
+    if "sections" in request.param:
+        monkeypatch.setattr(step, "balanced_sections", lambda heads, threads, length: int(request.param.split()[1]))
 
 
 @pytest.mark.usefixtures("way")
@@ -184,7 +186,11 @@ def test_a_decode_step_copies_no_long_sequence(monkeypatch: pytest.MonkeyPatch, 
         return gather(self, layer, slots)
 
     monkeypatch.setattr(KeyValueCache, "gather", counted)
-    monkeypatch.setattr(attention, "_merge", lambda outputs, sums: merged.append(len(outputs)) or merge(outputs, sums))
+    def noted(outputs: Tensor, sums: Tensor, dim: int) -> Tensor:
+        merged.append(outputs.shape[dim])
+        return merge(outputs, sums, dim)
+
+    monkeypatch.setattr(attention, "_merge", noted)
     window, softcap = (getattr(models.plain.config, key, None) for key in ("sliding_window", "attn_logit_softcapping"))
     for extents in (2, 3, 4):
         runner, tokens = in_pieces(models, _RUNS[extents]), text(CONTEXT)
@@ -204,7 +210,7 @@ def test_a_decode_step_copies_no_long_sequence(monkeypatch: pytest.MonkeyPatch, 
 def test_a_sequence_in_more_than_four_pieces_is_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
     models = pair(CONFIGS["llama"])
     monkeypatch.setattr(step, "_MOST_COPIED_BYTES", 0)
-    monkeypatch.setattr(attention, "_merge", lambda outputs, sums: pytest.fail("merged"))
+    monkeypatch.setattr(attention, "_merge", lambda *arguments: pytest.fail("merged"))
     runner = in_pieces(models, _RUNS[8])
     feed(models, runner, (runner.open(), text(CONTEXT), 9))
 
@@ -230,3 +236,32 @@ def test_bfloat16_is_as_near_to_the_exact_logits_as_plain_transformers(name: str
     ours, theirs = ((logits - expected).abs() for logits in (torch.cat(got), models.expected(tokens, CONTEXT).float()))
     assert ours.mean() <= 1.2 * theirs.mean()
     assert ours.max() <= 1.5 * theirs.max()
+
+
+@pytest.mark.parametrize(
+    ("heads", "threads", "length", "expected"),
+    [
+        (3, 2, 383, 1), (3, 2, 384, 2), (3, 2, 5000, 2), (4, 2, 5000, 1), (3, 1, 5000, 1), (8, 16, 5000, 2),
+        (3, 16, 5000, 5), (2, 16, 700, 3), (1, 96, 5000, 16),
+    ],
+)  # fmt: skip
+def test_keys_are_cut_into_the_fewest_sections_that_keep_all_threads_busy(
+    heads: int, threads: int, length: int, expected: int
+) -> None:
+    assert step.balanced_sections(heads, threads, length) == expected
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 7), (2, 8), (2, 9), (3, 11), (5, 9), (5, 32)])
+def test_sections_of_the_keys_are_views_that_together_hold_each_entry(count: int, length: int) -> None:
+    cache = small_runner(pair(CONFIGS["llama"]), 4).cache
+    cache = KeyValueCache(cache.shape, 4, cache.device)  # a normal tensor, which a test may write to
+    slots = torch.arange(5, 5 + length)
+    numbers = torch.arange(length, dtype=torch.float32).expand(cache.shape.heads, cache.shape.key_dim, length).mT
+    cache.write(0, slots, numbers, -numbers)
+    keys, values = cache.sections(5, 5 + length, count)[0]
+    assert keys.shape[:2] == values.shape[:2] == (count, cache.shape.heads)
+    own = keys.shape[2] - length % count  # the others are the next one's first
+    held = [keys[index, -1, : own if index < count - 1 else None, 0].tolist() for index in range(count)]
+    assert sum(held, []) == list(range(length))
+    torch.testing.assert_close(values, -keys)
+    assert keys.untyped_storage().data_ptr() == cache._keys.untyped_storage().data_ptr()
