@@ -242,7 +242,7 @@ def test_bfloat16_is_as_near_to_the_exact_logits_as_plain_transformers(name: str
     ("heads", "threads", "length", "expected"),
     [
         (3, 2, 383, 1), (3, 2, 384, 2), (3, 2, 5000, 2), (4, 2, 5000, 1), (3, 1, 5000, 1), (8, 16, 5000, 2),
-        (3, 16, 5000, 5), (2, 16, 700, 3), (1, 96, 5000, 16),
+        (3, 16, 5000, 5), (2, 16, 700, 3), (1, 96, 5000, 15),
     ],
 )  # fmt: skip
 def test_keys_are_cut_into_the_fewest_sections_that_keep_all_threads_busy(
