@@ -49,7 +49,7 @@ async def test_the_engine_computes_with_its_threads_and_all_others_with_one(runn
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, ("PASSIVE", "10000")),
+        ({}, ("PASSIVE", "5000")),
         ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
     ],
