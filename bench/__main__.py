@@ -17,7 +17,8 @@ from bench.goals import Row, falls_short, summary
 from bench.machine import describe_machine
 from bench.prompts import SPEC_BENCH_20, read_prompts
 from bench.report import check_writable, write_json
-from bench.tables import goals_table, policy_table, round_table, wire_table
+from bench.rig import resolve_rig
+from bench.tables import goals_table, policy_table, rig_table, round_table, wire_table
 from bench.wire import measure
 from tandem.cli.client import Client
 from tandem.cli.errors import CliError
@@ -26,6 +27,7 @@ from tandem.cli.services import Layout
 from tandem.cli.session import connected
 from tandem.models import ModelError
 from tandem.rpc.errors import TandemError
+from tandem.serving import prepare_for_models
 from tandem.tokenization import TokenizationError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -51,11 +53,27 @@ def decode(
 
     Every prompt is completed by every policy, in an order shuffled anew for each prompt.
     """
-    layout = Layout(target_model=target_model, draft_model=draft_model)
     with _one_line_errors():
         prompts = read_prompts(data)[:count]
+        layout = Layout(target_model=resolve_rig(target_model), draft_model=resolve_rig(draft_model))
         with connected(endpoint, layout, Console(stderr=True)) as client:
             _decode(client, _console(), prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+
+@app.command()
+def rig(
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """The stand-ins for a large pair: how far they agree with the model that they are made of, and what they cost."""
+    with _one_line_errors():
+        console = _console()
+        console.print(describe_machine())
+        prepare_for_models()
+        from bench.rig_figures import measure as measure_rig
+
+        with Console(stderr=True).status("building and measuring"):
+            figures = list(measure_rig(threads))
+        console.print(rig_table(figures))
 
 
 @app.command()

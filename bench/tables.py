@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import MARKDOWN
 from rich.table import Table
@@ -12,6 +13,9 @@ from rich.table import Table
 from bench.decode import ALONE, Sums
 from bench.goals import Row
 from bench.wire import Exchange
+
+if TYPE_CHECKING:
+    from bench.rig_figures import RigFigures  # with torch
 
 _RESAMPLES = 2000
 
@@ -47,6 +51,16 @@ def round_table(results: Mapping[str, Sums]) -> Table:
             f"{sums.target_milliseconds:.1f}",
             f"{sums.other_milliseconds:.2f}",
         )
+    return table
+
+
+def rig_table(results: Sequence[RigFigures]) -> Table:
+    """A rig's models beside the one that they are made of."""
+    table = _table("model", "dtype", "parameters", "agreement", "a step, ms", "over the base model's")
+    for row in results:
+        agreement = f"{row.agreement:.3f} of {row.positions}"
+        parameters = f"{row.parameters / 1e6:.0f} M"
+        table.add_row(row.name, row.dtype, parameters, agreement, f"{row.milliseconds:.1f}", f"{row.step:.2f}")
     return table
 
 
