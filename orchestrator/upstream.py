@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import tenacity
 
+from orchestrator.ending import Ending
 from tandem.rpc.channels import ChannelPool
 from tandem.rpc.errors import TandemError
 from tandem.v1 import draft_pb2, draft_pb2_grpc, model_pb2, target_pb2, target_pb2_grpc
@@ -36,13 +37,15 @@ class _Stream(Generic[RequestT]):
     def _start(self, stub: type, method: str) -> None:
         channel = self._lease.enter_context(self._pool.lease())
         self._call = getattr(stub(channel), method)()
+        self._ending = Ending(self._call)
 
     async def _write(self, request: RequestT) -> None:
         assert self._call is not None
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise _explain(error, self.unavailable, self._pool, lost=self._opened) from error
+            told = await self._ending.behind(error)
+            raise _explain(told, self.unavailable, self._pool, lost=self._opened) from error
         except asyncio.InvalidStateError:  # the stream has ended: reading tells why
             await self._read("nothing")
 

@@ -1,0 +1,60 @@
+"""How a stream really ended, where writing to it failed.
+
+A service may refuse a stream while the next message is on its way. grpc.aio then fails the write and puts an INTERNAL
+error of its own in the place of the status that the service sent, before that has come or after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+# What grpc.aio says when a batch of operations failed; nothing else tells it from a service's INTERNAL.
+_OWN_DETAILS = "Internal error from Core"
+# A status that has not come by then was never sent.
+_PATIENCE_SECONDS = 2.0
+
+
+class Ending:
+    """Notes the status that a call's service ends it with."""
+
+    def __init__(self, call: grpc.aio.Call) -> None:
+        self._error: grpc.aio.AioRpcError | None = None
+        self._known = asyncio.Event()
+        call.add_done_callback(self._note)
+
+    async def behind(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """What made a write fail with `error`: the service's status where it sent one, else `error` itself."""
+        if not _is_own(error):
+            return error
+        try:
+            await asyncio.wait_for(self._known.wait(), _PATIENCE_SECONDS)
+        except TimeoutError:
+            return error
+        assert self._error is not None
+        return self._error
+
+    def _note(self, call: grpc.aio.Call) -> None:
+        # Called with each status that the call is given; all of these are there and do not wait.
+        code, details = _now(call.code()), _now(call.details())
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _now(call.trailing_metadata()), details)
+        if code is not grpc.StatusCode.OK and not _is_own(error):
+            self._error = error
+            self._known.set()
+
+
+def _is_own(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _OWN_DETAILS
+
+
+def _now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise RuntimeError("the status of a call that is done is not there")

@@ -1,0 +1,53 @@
+"""A service that ends a stream is heard, whatever was being sent to it at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from orchestrator.upstream import TargetStream
+from tandem.rpc.channels import ChannelPool
+from tandem.rpc.errors import TandemError
+from tandem.rpc.server import Server
+from tandem.v1 import target_pb2, target_pb2_grpc
+
+_STREAMS = 400
+
+
+class Full(target_pb2_grpc.TargetServiceServicer):
+    """Refuses every stream as soon as it is there."""
+
+    async def Verify(  # noqa: N802
+        self, requests: AsyncIterator[target_pb2.VerifyRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[Any]:
+        raise TandemError.overloaded("full", retry_after=0.5)
+        yield
+
+
+async def reason(pool: ChannelPool) -> str:
+    stream = TargetStream(pool)
+    try:
+        await stream.open(target_pb2.VerifyOpen())
+        async for _ in stream.generate(target_pb2.Generate()):
+            pass
+    except TandemError as error:
+        return error.reason
+    finally:
+        stream.close()
+    return "none"
+
+
+async def test_a_refusal_that_crosses_a_message_reaches_the_caller() -> None:
+    server = Server(port=0)
+    server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, Full(), "tandem.v1.TargetService")
+    async with server:
+        pool = ChannelPool(f"127.0.0.1:{server.port}")
+        reasons: Counter[str] = Counter()
+        for _ in range(_STREAMS // 8):
+            reasons.update(await asyncio.gather(*(reason(pool) for _ in range(8))))
+        await pool.close()
+    assert reasons == {"OVERLOADED": _STREAMS}
