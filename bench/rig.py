@@ -14,10 +14,8 @@ PREFIX = "rig:"
 WIDE = "rig:wide-"
 NOISE = "rig:noise-"
 _WIDTHS = range(2, 5)
-
-
-def is_rig(name: str) -> bool:
-    return name.startswith(PREFIX)
+#: What they are made of.
+BASE = "embedded:smollm2"
 
 
 def resolve_rig(name: str) -> str:
@@ -25,7 +23,7 @@ def resolve_rig(name: str) -> str:
 
     Raises ModelNotFoundError for a rig that there is none of, and ModelError where it cannot be built.
     """
-    if not is_rig(name):
+    if not name.startswith(PREFIX):
         return name
     from bench.rig_models import noisy_draft, wide_target  # with torch
 

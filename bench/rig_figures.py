@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.prompts import SPEC_BENCH_20, read_prompts
-from bench.rig import resolve_rig
+from bench.rig import BASE, resolve_rig
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import Block, ModelRunner
 from tandem.inference.threads import compute_with
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
-BASE = "embedded:smollm2"
 #: Name and dtype of what stands beside the base model.
 MODELS = (
     ("rig:wide-3", "bfloat16"), ("rig:wide-3", "float32"), ("rig:noise-0.02", "bfloat16"),

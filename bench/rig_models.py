@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.rig import BASE
 from tandem.models import ModelError, resolve
 from tandem.models.home import make_once
 
-_BASE = "embedded:smollm2"
 _WEIGHTS, _CONFIG, _MANIFEST = "model.safetensors", "config.json", "tandem-manifest.json"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -86,7 +86,7 @@ def noisy(tensors: Tensors, share: float) -> dict[str, Tensor]:
 def _write(
     folder: Path, change: Callable[[Tensors], dict[str, Tensor]], change_config: Callable[[Config], dict[str, Any]]
 ) -> None:
-    base = resolve(_BASE, None).path
+    base = resolve(BASE, None).path
     for path in base.iterdir():
         if path.name not in (_WEIGHTS, _CONFIG, _MANIFEST):
             shutil.copy(path, folder)

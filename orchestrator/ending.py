@@ -40,8 +40,10 @@ class Ending:
     def _note(self, call: grpc.aio.Call) -> None:
         # Called with each status that the call is given; all of these are there and do not wait.
         code, details = _now(call.code()), _now(call.details())
+        if code is grpc.StatusCode.OK:  # to a message that was still to be answered, it is gone all the same
+            code, details = grpc.StatusCode.UNAVAILABLE, "the service ended the stream"
         error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _now(call.trailing_metadata()), details)
-        if code is not grpc.StatusCode.OK and not _is_own(error):
+        if not _is_own(error):
             self._error = error
             self._known.set()
 

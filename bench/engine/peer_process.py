@@ -52,6 +52,7 @@ class PeerProcess:
     def close(self) -> None:
         self._process.terminate()
         self._process.join(_PATIENCE_SECONDS)
+        self._connection.close()
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:

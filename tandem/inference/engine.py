@@ -204,6 +204,7 @@ class Engine:
                     self._step_or_fail()
         finally:
             self._closed = True
+            self._has_threads.set()  # whoever started it must not wait for what failed
             self._fail_all()
 
     def _take(self) -> bool:

@@ -55,7 +55,7 @@ class Part:
 
         With a window, what no token of the part sees is left out, and there is one piece.
         """
-        first = 0 if window is None else max(0, self.past + 1 - window)
+        first = self._first(window)
         if len(self.extents) == 1:
             [(start, stop)] = self.extents
             return [self._in_place(first, start + first, stop)]
@@ -68,8 +68,12 @@ class Part:
     def sections(self, count: int, window: int | None) -> Piece:
         """The same as one piece whose `at` gives `count` sections of it (see KeyValueCache.sections)."""
         [(start, stop)] = self.extents
-        first = 0 if window is None else max(0, self.past + 1 - window)
+        first = self._first(window)
         return Piece(first, self.length - first, self._cache.sections(start + first, stop, count).__getitem__)
+
+    def _first(self, window: int | None) -> int:
+        """The first position that any of its tokens sees."""
+        return 0 if window is None else max(0, self.past + 1 - window)
 
     def _in_place(self, first: int, start: int, stop: int) -> Piece:
         return Piece(first, stop - start, self._cache.views(start, stop).__getitem__)

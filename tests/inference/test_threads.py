@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tandem.inference import threads
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineClosedError
 from tandem.inference.threads import leave_threads_to_engine
 from tandem.serving import prepare_for_models
 from tests.inference.works import GatedRunner, Greedy
@@ -64,3 +64,12 @@ def test_threads_spin_for_a_bounded_time_unless_the_operator_says_otherwise(
         monkeypatch.setenv(name, value)
     prepare_for_models()
     assert (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_starting_an_engine_that_cannot_have_its_threads_does_not_wait_for_ever(runner: GatedRunner) -> None:
+    engine = Engine(runner, threads=-1)
+    await asyncio.wait_for(asyncio.to_thread(engine.start), 30)
+    with pytest.raises(EngineClosedError):
+        await engine.open()
+    await engine.close()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import pytest
 
 from orchestrator.upstream import TargetStream
 from tandem.rpc.channels import ChannelPool
@@ -19,12 +20,17 @@ _STREAMS = 400
 
 
 class Full(target_pb2_grpc.TargetServiceServicer):
-    """Refuses every stream as soon as it is there."""
+    """Ends every stream as soon as it is there. refuses: with an error, or as if all were well."""
+
+    def __init__(self, *, refuses: bool) -> None:
+        self._refuses = refuses
 
     async def Verify(  # noqa: N802
         self, requests: AsyncIterator[target_pb2.VerifyRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Any]:
-        raise TandemError.overloaded("full", retry_after=0.5)
+        if self._refuses:
+            raise TandemError.overloaded("full", retry_after=0.5)
+        return
         yield
 
 
@@ -41,13 +47,14 @@ async def reason(pool: ChannelPool) -> str:
     return "none"
 
 
-async def test_a_refusal_that_crosses_a_message_reaches_the_caller() -> None:
+@pytest.mark.parametrize(("refuses", "expected"), [(True, "OVERLOADED"), (False, "TARGET_UNAVAILABLE")])
+async def test_an_end_that_crosses_a_message_reaches_the_caller(refuses: bool, expected: str) -> None:
     server = Server(port=0)
-    server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, Full(), "tandem.v1.TargetService")
+    server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, Full(refuses=refuses), "tandem.v1.TargetService")
     async with server:
         pool = ChannelPool(f"127.0.0.1:{server.port}")
         reasons: Counter[str] = Counter()
         for _ in range(_STREAMS // 8):
             reasons.update(await asyncio.gather(*(reason(pool) for _ in range(8))))
         await pool.close()
-    assert reasons == {"OVERLOADED": _STREAMS}
+    assert reasons == {expected: _STREAMS}
