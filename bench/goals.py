@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bench.intervals import Interval
+
 GOALS = Path(__file__).parent / "goals.toml"
 
 _DIRECTIONS = ("at most", "at least")
@@ -33,6 +35,10 @@ class Goal:
         if not math.isfinite(measured):
             return False
         return measured <= self.goal if self.direction == "at most" else measured >= self.goal
+
+    def holds_within(self, interval: Interval) -> bool:
+        """Whether any of `interval` reaches the goal: noise alone must not make a figure fall short."""
+        return self.holds(interval.low if self.direction == "at most" else interval.high)
 
     def __str__(self) -> str:
         return f"{self.direction} {self.goal:g}"
@@ -58,13 +64,15 @@ class Verdict(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One figure of a bench. measured: None where there is none; `note` then says why, and otherwise what it was
-    made of. spread: the quartiles of its repetitions."""
+    made of. spread: the quartiles of its repetitions. interval: of 95 %, for a figure that is short only where all of
+    it lies on the wrong side of the goal; without one `measured` decides."""
 
     name: str
     measured: float | None
     spread: tuple[float, float] | None = None
     note: str = ""
     outcome: Outcome = Outcome.MEASURED
+    interval: Interval | None = None
 
     @classmethod
     def skipped(cls, name: str, why: str, measured: float | None = None) -> Self:
@@ -140,7 +148,8 @@ def _verdict(figure: Figure, goal: Goal) -> Verdict:
         return Verdict.SKIPPED
     if figure.outcome is Outcome.FAILED or figure.measured is None:
         return Verdict.SHORT
-    return Verdict.HOLDS if goal.holds(figure.measured) else Verdict.SHORT
+    holds = goal.holds(figure.measured) if figure.interval is None else goal.holds_within(figure.interval)
+    return Verdict.HOLDS if holds else Verdict.SHORT
 
 
 def _goal(where: str, entry: Any) -> Goal:

@@ -66,7 +66,8 @@ def _runner(name: str, dtype: str) -> ModelRunner:
 
 def _prompts() -> list[list[int]]:
     tokenizer = Tokenizer.from_folder(tokenizer_folder(resolve(BASE, None)))
-    return [tokenizer.apply_chat_template([{"role": "user", "content": text}]) for text in read_prompts(SPEC_BENCH_20)]
+    prompts = read_prompts(SPEC_BENCH_20)
+    return [tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}]) for prompt in prompts]
 
 
 def _greedy(runner: ModelRunner, prompt: Sequence[int]) -> list[int]:

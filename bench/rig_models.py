@@ -70,10 +70,13 @@ def wide_config(config: Config, width: int) -> dict[str, Any]:
 
 
 def noisy(tensors: Tensors, share: float) -> dict[str, Tensor]:
-    """Each matrix with normal noise of `share` of its standard deviation, from a seed that is its name."""
+    """Each linear layer with normal noise of `share` of its weights' standard deviation, from a seed that is its name.
+
+    Embedding and output layer stay as they are, as they do in drafts that are quantised or distilled.
+    """
 
     def changed(name: str, tensor: Tensor) -> Tensor:
-        if tensor.dim() != 2:
+        if tensor.dim() != 2 or name in (_EMBEDDING, _HEAD):
             return tensor
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         exact = tensor.float()

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import grpc
 
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
+from draft_service.drafters.limits import check_limits
 from tandem.faults import reported
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
@@ -16,7 +17,6 @@ from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
 from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
 from tandem.wire import full_row_message, noise_stream, row_message, sampling_params
 
-_MAX_BLOCK = 64
 _NO_VOCABULARY = 2**32
 
 
@@ -93,8 +93,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         if progress.is_stale(message.round):
             self._stale_messages += 1
             return None
-        if message.limits.max_tokens > _MAX_BLOCK:
-            raise TandemError.invalid_field("round.limits.max_tokens", f"must be at most {_MAX_BLOCK}")
+        check_limits(message.limits, path="round.limits")
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
         candidates = await sequence.draft(progress.tokens, cached, message.round, message.limits)
         progress.candidates = candidates.token_ids

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.acceptance import AcceptRule
+from orchestrator.acceptance import AcceptRule, Position
 from orchestrator.request import Speculation
+from orchestrator.stopping import RoundCosts
 from tandem.v1 import block_pb2, completion_pb2, target_pb2
 
 TokenSource = completion_pb2.TokenSource
@@ -43,21 +45,71 @@ class CommittedToken:
 
 
 @dataclass(slots=True)
+class Exchange:
+    """Time spent with one service in one round, in microseconds. wall: from asking to having the answer; all of it,
+    so that what is neither queue nor compute is the wire's."""
+
+    wall: int = 0
+    queue: int = 0
+    compute: int = 0
+    steps: int = 0
+    step_tokens: int = 0
+    step_sequences: int = 0
+
+    def parts(self) -> tuple[int, int, int]:
+        """Queue, compute and wire; together `wall`. A service that goes on by itself, token by token, may have begun
+        before it was waited for: what it did by then took none of this time."""
+        compute = min(self.compute, self.wall)
+        queue = min(self.queue, self.wall - compute)
+        return queue, compute, self.wall - compute - queue
+
+    def add(self, timing: block_pb2.Timing, seconds: float) -> None:
+        self.wall += round(seconds * 1e6)
+        self.queue += timing.queue_microseconds
+        self.compute += timing.compute_microseconds
+        self.steps += timing.steps
+        self.step_tokens += timing.step_tokens
+        self.step_sequences += timing.step_sequences
+
+
+@dataclass(slots=True)
 class RoundClock:
     """Splits the wall time of one round. Microseconds."""
 
     started: float = field(default_factory=time.perf_counter)
-    draft: int = 0
-    target: int = 0
-
-    def add_draft(self, timing: block_pb2.Timing) -> None:
-        self.draft += timing.compute_microseconds
-
-    def add_target(self, timing: block_pb2.Timing) -> None:
-        self.target += timing.compute_microseconds
+    draft: Exchange = field(default_factory=Exchange)
+    target: Exchange = field(default_factory=Exchange)
 
     def wall(self) -> int:
         return round((time.perf_counter() - self.started) * 1e6)
+
+    def parts(self, wall: int) -> completion_pb2.RoundTime:
+        """Of a round that took `wall` in all."""
+        draft_queue, draft_compute, draft_wire = self.draft.parts()
+        target_queue, target_compute, target_wire = self.target.parts()
+        return completion_pb2.RoundTime(
+            draft_queue_microseconds=draft_queue,
+            draft_compute_microseconds=draft_compute,
+            draft_wire_microseconds=draft_wire,
+            target_queue_microseconds=target_queue,
+            target_compute_microseconds=target_compute,
+            target_wire_microseconds=target_wire,
+            orchestrator_microseconds=max(0, wall - self.draft.wall - self.target.wall),
+        )
+
+    def costs(self) -> RoundCosts:
+        """Up to now."""
+        draft, target = self.draft, self.target
+        steps = max(1, target.steps)
+        return RoundCosts(
+            draft_seconds=draft.compute / 1e6,
+            draft_steps=draft.steps,
+            target_seconds=target.compute / steps / 1e6,
+            target_queue_seconds=target.queue / 1e6,
+            target_tokens=target.step_tokens / steps,
+            target_sequences=target.step_sequences / steps,
+            other_seconds=max(0, self.wall() - draft.compute - target.compute - target.queue) / 1e6,
+        )
 
 
 class Account:
@@ -69,7 +121,8 @@ class Account:
         self._first_token: float | None = None
         self._overheads: list[int] = []
         self._overheads_alone: list[int] = []
-        self._draft = self._target = self._rounds = 0
+        self._rounds = 0
+        self._parts = completion_pb2.RoundTime()
         self._accepted_at: list[int] = []
         self.completion_tokens = 0
         self.emitted_draft_tokens = 0
@@ -78,15 +131,18 @@ class Account:
         self.verify_steps = 0
         self.full_rows = 0
         self.draft_failures = 0
+        self.plain_tokens = 0
 
-    def round_ended(self, clock: RoundClock, *, drafted: int) -> None:
+    def round_ended(self, clock: RoundClock, *, drafted: int) -> completion_pb2.RoundTime:
         """drafted: candidates; the overhead of a round is that of one with candidates, if there are any such."""
         wall = clock.wall()
-        self._draft += clock.draft
-        self._target += clock.target
+        parts = clock.parts(wall)
         self._rounds += wall
+        for part in parts.DESCRIPTOR.fields:
+            setattr(self._parts, part.name, getattr(self._parts, part.name) + getattr(parts, part.name))
         overheads = self._overheads if drafted else self._overheads_alone
-        overheads.append(wall - clock.draft - clock.target)
+        overheads.append(wall - parts.draft_compute_microseconds - parts.target_compute_microseconds)
+        return parts
 
     def verified(self, drafted: int, accepted: int) -> None:
         """One verification of `drafted` candidates, at least one, of which `accepted` were kept."""
@@ -103,6 +159,7 @@ class Account:
         self.completion_tokens += 1
         drafted = (TokenSource.TOKEN_SOURCE_DRAFT_MATCHED, TokenSource.TOKEN_SOURCE_DRAFT_ACCEPTED)
         self.emitted_draft_tokens += token.source in drafted
+        self.plain_tokens += token.source == TokenSource.TOKEN_SOURCE_TARGET
 
     def usage(self) -> completion_pb2.Usage:
         return completion_pb2.Usage(
@@ -130,6 +187,7 @@ class Account:
             time=self._time(),
             thresholds={**rules.stop.thresholds(), **rules.accept.thresholds()} if rules else {},
             draft_failures=self.draft_failures,
+            plain_tokens=self.plain_tokens,
         )
 
     def _time(self) -> completion_pb2.TimeReport:
@@ -140,11 +198,33 @@ class Account:
         return completion_pb2.TimeReport(
             first_token_microseconds=round((first - self._arrived) * 1e6),
             total_microseconds=round((now - self._arrived) * 1e6),
-            draft_compute_microseconds=self._draft,
-            target_compute_microseconds=self._target,
+            draft_compute_microseconds=self._parts.draft_compute_microseconds,
+            target_compute_microseconds=self._parts.target_compute_microseconds,
             rounds_microseconds=self._rounds,
             round_overhead_median_microseconds=max(0, round(overhead)),
+            rounds=self._parts,
         )
+
+
+def round_account(
+    block: block_pb2.Block,
+    verified: target_pb2.VerifiedBlock,
+    kept: int,
+    decided: Sequence[Position],
+    thresholds: Mapping[str, float],
+) -> completion_pb2.RoundAccount:
+    """The account of a round with candidates, but for its time, which is not over. thresholds: those that it had."""
+    measured = [position.distance.midpoint for position in decided if position.distance is not None]
+    return completion_pb2.RoundAccount(
+        round=verified.round,
+        drafted=len(block.token_ids),
+        kept=kept,
+        draft_entropies=block.entropies,
+        draft_log_probabilities=block.log_probabilities,
+        acceptance_probabilities=verified.acceptance_probabilities,
+        distances=measured,
+        thresholds=thresholds,
+    )
 
 
 def candidate_token(

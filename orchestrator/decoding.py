@@ -6,24 +6,34 @@ each round as they are committed. Text is not its matter.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.acceptance import Bracket, Judgement, Position, Source, Verification
-from orchestrator.account import Account, CommittedToken, RoundClock, TokenSource, candidate_token, next_token
+from orchestrator.account import (
+    Account,
+    CommittedToken,
+    RoundClock,
+    TokenSource,
+    candidate_token,
+    next_token,
+    round_account,
+)
+from orchestrator.drafting import DraftSide
+from orchestrator.judging import expected_acceptances, positions
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.stopping import RoundOutcome
-from orchestrator.upstream import DraftStream, Upstream
-from tandem.noise import NoiseStream, Purpose
+from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.upstream import Upstream
+from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
-from tandem.rpc.handshake import check_pair, make_handshake
-from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2, sampling_pb2, target_pb2
+from tandem.rpc.handshake import make_handshake
+from tandem.v1 import block_pb2, completion_pb2, distribution_pb2, model_pb2, sampling_pb2, target_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -33,15 +43,23 @@ _RULES = {
     Verification.BLOCK: sampling_pb2.VERIFICATION_RULE_BLOCK,
     Verification.COUPLED: sampling_pb2.VERIFICATION_RULE_COUPLED,
 }
-_ROUNDING = 1e-3  # by which a logarithm or an entropy of 0 may lie on the wrong side of it
 _SOURCES = {
     Source.MATCHED: TokenSource.TOKEN_SOURCE_DRAFT_MATCHED,
     Source.LET_THROUGH: TokenSource.TOKEN_SOURCE_DRAFT_ACCEPTED,
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a round committed, at least one token. account: of the round, where it had candidates and they are
+    audited."""
+
+    tokens: list[CommittedToken]
+    account: completion_pb2.RoundAccount | None = None
+
+
 class Decoder:
-    """Decodes one plan. `tokens()` may be iterated once; leaving it closes both streams."""
+    """Decodes one plan. `rounds()` may be iterated once; leaving it closes both streams."""
 
     def __init__(
         self,
@@ -59,28 +77,26 @@ class Decoder:
         self._noise = NoiseStream(plan.seed)
         self._tokens = list(plan.prompt)  # and all that is committed
         self._round = 0
-        self._continuation = block_pb2.Continuation(position=self._position)
+        self._continuation = block_pb2.Continuation(position=self._position)  # what the target has to be told
         self._target = upstream.target_stream()
-        self._draft: DraftStream | None = None
+        self._draft = DraftSide(plan, upstream, self._target_model, settings, account)
         self._left = plan.max_tokens  # tokens that the completion may still have
-        self._cap = 0  # most candidates asked for in this round
-        self._draft_is_full = False  # its context ends with the last block
 
     @property
     def _position(self) -> int:
         """Absolute position of the next token to commit."""
         return len(self._tokens)
 
-    async def tokens(self) -> AsyncGenerator[list[CommittedToken]]:
-        """Yields what each round commits, at least one token, until a stop token or the plan's max_tokens."""
+    async def rounds(self) -> AsyncGenerator[Committed]:
+        """Yields what each round commits, until a stop token or the plan's max_tokens."""
         try:
             await self._open()
-            async with aclosing(self._rounds()) as rounds:
+            async with aclosing(self._all_rounds()) as rounds:
                 async for committed in rounds:
-                    committed = self._up_to_stop(committed)[: self._left]
-                    self._left -= len(committed)
-                    yield committed
-                    if self._left == 0 or committed[-1].token_id in self._plan.stop_token_ids:
+                    tokens = self._up_to_stop(committed.tokens)[: self._left]
+                    self._left -= len(tokens)
+                    yield replace(committed, tokens=tokens)
+                    if self._left == 0 or tokens[-1].token_id in self._plan.stop_token_ids:
                         return
         except TandemError as error:
             _log.warning("%s: %s", self._plan.request_id, error)
@@ -89,7 +105,7 @@ class Decoder:
             raise
         finally:
             self._target.close()
-            self._close_draft()
+            self._draft.close()
 
     def _up_to_stop(self, committed: list[CommittedToken]) -> list[CommittedToken]:
         for index, token in enumerate(committed):
@@ -100,17 +116,8 @@ class Decoder:
     async def _open(self) -> None:
         """Opens both streams at once; neither answer is waited for."""
         await self._open_target()
-        if self._draft_model is None:
-            return
-        check_pair(draft=self._draft_model, target=self._target_model)
-        self._draft = self._upstream.draft_stream()
-        self._draft.open(
-            draft_pb2.DraftOpen(
-                handshake=make_handshake(self._target_model),
-                format=self._format(self._verification()),
-                **self._opening(),
-            )
-        )
+        if self._draft_model is not None:
+            self._draft.open(self._draft_model, self._format(self._verification()), self._opening())
 
     async def _open_target(self) -> None:
         await self._target.open(
@@ -156,130 +163,92 @@ class Decoder:
             max_entries=self._settings.bracket_entries if needed else 0, mass=0.999
         )
 
-    async def _rounds(self) -> AsyncGenerator[list[CommittedToken]]:
+    async def _all_rounds(self) -> AsyncGenerator[Committed]:
         """The target's first token needs no draft; then rounds for as long as there is one."""
-        if self._draft is not None:
+        clock = RoundClock()
+        if self._draft.is_there:
             self._round += 1
-            committed = await self._verify(block_pb2.Block(position=self._position), RoundClock())
+            committed = await self._verify(block_pb2.Block(position=self._position), 0, RoundClock())
             clock = RoundClock()
             yield committed
-        while self._draft is not None:
-            block = await self._draft_block(clock)
+        while self._draft.is_there:
+            assert self._plan.speculation is not None
+            limits = self._plan.speculation.stop.limits()
+            if not limits.max_tokens:
+                async with aclosing(self._alone(min(limits.alone_tokens or self._left, self._left))) as alone:
+                    async for committed in alone:
+                        yield committed
+                clock = RoundClock()
+                continue
+            self._round += 1
+            # A block of n yields up to n + 1 tokens.
+            cap = min(limits.max_tokens, self._left - 1)
+            block = await self._draft_block(limits, cap, clock)
             try:
-                committed = await self._verify(block, clock)
+                committed = await self._verify(block, cap, clock)
             except TandemError as error:
                 if not (error.field or "").startswith(("round.block", "resolve.rows")):
                     raise
                 await self._drop_block(error)
                 break
-            if self._draft is not None and self._draft_is_full:
-                self._close_draft()  # the rest is the target's alone, in one go
+            if self._draft.is_there and self._draft.is_full:
+                self._draft.close()  # the rest is the target's alone, in one go
             clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
             yield committed
-        async with aclosing(self._alone()) as alone:
+        async with aclosing(self._alone(self._left)) as alone:
             async for committed in alone:
                 yield committed
 
+    async def _draft_block(self, limits: Limits, cap: int, clock: RoundClock) -> block_pb2.Block:
+        """The next block; an empty one where nothing is to be drafted or the draft has just been lost."""
+        if cap == 0:
+            return block_pb2.Block(position=self._position)
+        return await self._draft.block(self._round, self._position, limits, cap, clock)
+
     async def _drop_block(self, error: TandemError) -> None:
         """The target refused what the draft had made, and ended its stream: the text goes on in a new one, alone."""
-        self._lose_draft(TandemError.draft_unavailable(f"drafted what the target refuses: {error.message}"))
+        self._draft.lose(TandemError.draft_unavailable(f"drafted what the target refuses: {error.message}"))
         self._target.close()
         self._target = self._upstream.target_stream()
         await self._open_target()
         self._continuation = block_pb2.Continuation(position=self._position)
 
-    async def _draft_block(self, clock: RoundClock) -> block_pb2.Block:
-        """The next block; an empty one where nothing is to be drafted or the draft has just been lost."""
-        assert self._draft is not None and self._plan.speculation is not None
-        self._round += 1
-        nothing = block_pb2.Block(position=self._position)
-        limits = self._plan.speculation.stop.limits()
-        # A block of n yields up to n + 1 tokens.
-        self._cap = min(limits.max_tokens, self._left - 1)
-        if self._left == 1:
-            return nothing
-        message = draft_pb2.DraftRound(
-            round=self._round,
-            continuation=self._continuation,
-            limits=draft_pb2.DraftLimits(
-                min_tokens=limits.min_tokens,
-                max_tokens=self._cap,
-                max_entropy_before=limits.max_entropy_before,
-                max_entropy_after=limits.max_entropy_after,
-                min_probability=limits.min_probability,
-                min_joint_probability=limits.min_joint_probability,
-            ),
-        )
-        try:
-            async with asyncio.timeout(self._settings.draft_timeout_seconds):
-                drafted = await self._draft.round(message)
-            self._check(drafted)
-        except TimeoutError:
-            self._lose_draft(TandemError.draft_unavailable("took too long for a block"))
-            return nothing
-        except TandemError as error:
-            self._lose_draft(error)
-            return nothing
-        clock.add_draft(drafted.timing)
-        self._draft_is_full = drafted.stop == draft_pb2.DRAFT_STOP_CONTEXT
-        return drafted.block
+    async def _verify(self, block: block_pb2.Block, cap: int, clock: RoundClock) -> Committed:
+        """Verifies one block, decides, and commits the kept candidates and the token after them.
 
-    def _check(self, drafted: draft_pb2.DraftedBlock) -> None:
-        """A block that does not continue the text, or is not whole, must not reach the target."""
-        block, size = drafted.block, len(drafted.block.token_ids)
-        if (drafted.round, block.position) != (self._round, self._position):
-            raise TandemError.prefix_mismatch(
-                "the draft's block is for another place", expected=self._position, received=block.position
-            )
-        vocabulary = self._target_model.vocabulary_size
-        whole = len(block.log_probabilities) == len(block.entropies) == size <= self._cap
-        whole = whole and len(block.distributions) in (0, size)
-        numbers = [*(-value for value in block.log_probabilities), *block.entropies]
-        sane = all(-_ROUNDING < number < math.inf for number in numbers)  # NaN is not
-        if not (whole and sane) or any(token >= vocabulary for token in block.token_ids):
-            raise TandemError.draft_unavailable("answered with a malformed block")
-
-    def _lose_draft(self, error: TandemError) -> None:
-        """The completion goes on with the target alone; but a pair that cannot fit is the operator's mistake."""
-        if error.reason in ("TOKENIZER_MISMATCH", "PROTOCOL_MISMATCH"):
-            raise error
-        _log.warning("%s: going on without a draft: %s", self._plan.request_id, error)
-        self._account.draft_failures += 1
-        self._upstream.forget("draft")
-        self._close_draft()
-
-    def _close_draft(self) -> None:
-        if self._draft is not None:
-            self._draft.close()
-            self._draft = None
-
-    async def _verify(self, block: block_pb2.Block, clock: RoundClock) -> list[CommittedToken]:
-        """Verifies one block, decides, and commits the kept candidates and the token after them."""
+        cap: most candidates that were asked for.
+        """
+        began = time.perf_counter()
         verified = await self._target.round(
             target_pb2.VerifyRound(round=self._round, continuation=self._continuation, block=block)
         )
-        clock.add_target(verified.timing)
-        drafted = len(block.token_ids)
+        clock.target.add(verified.timing, time.perf_counter() - began)
+        drafted, account = len(block.token_ids), None
         if drafted:
-            positions, judgement = await self._judge(block, verified, clock)
+            decided, judgement = await self._judge(block, verified, clock)
             kept, sources = judgement.kept, judgement.sources
             follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token
-            self._learn(block, positions, judgement)
+            if self._plan.audit:
+                account = round_account(block, verified, kept, decided, self._thresholds())
+            self._learn(block, cap, decided, judgement, clock)
         else:
-            positions, kept, sources, follows = [], 0, (), verified.target_token_ids[0]
+            decided, kept, sources, follows = [], 0, (), verified.target_token_ids[0]
         committed = [
             candidate_token(
-                block, verified, index, source=_SOURCES[sources[index]], distance=_middle(positions[index].distance)
+                block, verified, index, source=_SOURCES[sources[index]], distance=_middle(decided[index].distance)
             )
             for index in range(kept)
         ]
         committed.append(next_token(block, verified, kept, follows))
         self._tokens += block.token_ids[:kept]
         self._continuation = block_pb2.Continuation(position=self._position, kept=kept, token_ids=[follows])
+        self._draft.committed(kept, follows)
         self._tokens.append(follows)
         if self._round > 1:  # the first takes in the prompt
-            self._account.round_ended(clock, drafted=drafted)
-        return committed
+            parts = self._account.round_ended(clock, drafted=drafted)
+            if account is not None:
+                account.time.CopyFrom(parts)
+        return Committed(committed, account)
 
     async def _judge(
         self, block: block_pb2.Block, verified: target_pb2.VerifiedBlock, clock: RoundClock
@@ -287,92 +256,66 @@ class Decoder:
         """Decides by the rule; positions that a bracket leaves undecided are resolved by their full rows."""
         assert self._plan.speculation is not None
         accept = self._plan.speculation.accept
-        positions = self._positions(block, verified)
-        judgement = accept.judge(positions)
+        decided = positions(block, verified, self._noise, self._plan.stop_token_ids)
+        judgement = accept.judge(decided)
         while judgement.undecided:
-            for index, (distance, tv) in (await self._resolve(positions, judgement.undecided, clock)).items():
-                positions[index] = replace(positions[index], distance=Bracket(distance, distance), tv=tv)
-            judgement = accept.judge(positions)
-        return positions, judgement
-
-    def _positions(self, block: block_pb2.Block, verified: target_pb2.VerifiedBlock) -> list[Position]:
-        measured = bool(verified.distances_lower)
-        return [
-            Position(
-                token=token,
-                acceptance=verified.acceptance_probabilities[index],
-                u=self._uniform(Purpose.ACCEPT, block.position + index, verified.acceptance_probabilities[index]),
-                v=self._uniform(Purpose.KDE, block.position + index) if measured else 0.0,
-                correction=verified.correction_token_ids[index],
-                target_token=verified.target_token_ids[index],
-                in_support=verified.in_support[index],
-                distance=Bracket(verified.distances_lower[index], verified.distances_upper[index])
-                if measured
-                else None,
-                tv=verified.total_variations[index] if measured else None,
-                exact_only=token in self._plan.stop_token_ids,
-            )
-            for index, token in enumerate(block.token_ids)
-        ]
-
-    def _uniform(self, purpose: Purpose, position: int, probability: float = 0.5) -> float:
-        """Decides an event of `probability`; drawn only where there is something to decide (it takes its time)."""
-        return self._noise.uniform(purpose, position, self._round) if 0 < probability < 1 else 0.0
+            for index, (distance, tv) in (await self._resolve(decided, judgement.undecided, clock)).items():
+                decided[index] = replace(decided[index], distance=Bracket(distance, distance), tv=tv)
+            judgement = accept.judge(decided)
+        return decided, judgement
 
     async def _resolve(
-        self, positions: list[Position], indices: tuple[int, ...], clock: RoundClock
+        self, decided: list[Position], indices: tuple[int, ...], clock: RoundClock
     ) -> dict[int, tuple[float, float]]:
         """Distance and total variation of each index from full rows; their upper bounds once the draft is lost."""
-        if self._draft is not None:
-            try:
-                async with asyncio.timeout(self._settings.draft_timeout_seconds):
-                    rows = await self._draft.rows(draft_pb2.DraftRows(round=self._round, indices=indices))
-                if tuple(row.index for row in rows.rows) != indices:
-                    raise TandemError.draft_unavailable("answered with other rows than were asked for")
-            except TimeoutError:
-                self._lose_draft(TandemError.draft_unavailable("took too long for full rows"))
-            except TandemError as error:
-                self._lose_draft(error)
-            else:
-                clock.add_draft(rows.timing)
-                message = target_pb2.ResolveDistances(round=self._round, rows=rows.rows)
-                resolved = await self._target.resolve(message)
-                clock.add_target(resolved.timing)
-                self._account.full_rows += len(indices)
-                measured = zip(resolved.distances, resolved.total_variations, strict=True)
-                return dict(zip(resolved.indices, measured, strict=True))
+        rows = await self._draft.rows(self._round, indices, clock)
+        if rows is not None:
+            began = time.perf_counter()
+            resolved = await self._target.resolve(target_pb2.ResolveDistances(round=self._round, rows=rows))
+            clock.target.add(resolved.timing, time.perf_counter() - began)
+            self._account.full_rows += len(indices)
+            measured = zip(resolved.distances, resolved.total_variations, strict=True)
+            return dict(zip(resolved.indices, measured, strict=True))
         upper = {}
         for index in indices:
-            distance, tv = positions[index].distance, positions[index].tv
+            distance, tv = decided[index].distance, decided[index].tv
             assert distance is not None and tv is not None  # undecided means measured, but not closely enough
             upper[index] = (distance.upper, tv)
         return upper
 
-    def _learn(self, block: block_pb2.Block, positions: list[Position], judgement: Judgement) -> None:
+    def _thresholds(self) -> dict[str, float]:
+        rules = self._plan.speculation
+        return {**rules.stop.thresholds(), **rules.accept.thresholds()} if rules is not None else {}
+
+    def _learn(
+        self, block: block_pb2.Block, cap: int, decided: list[Position], judgement: Judgement, clock: RoundClock
+    ) -> None:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
-        drafted, kept = len(positions), judgement.kept
+        drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
         self._account.verified(drafted, kept)
-        self._plan.speculation.accept.record(positions, judgement)
-        self._plan.speculation.stop.update(
+        rules.accept.record(decided, judgement)
+        rules.stop.update(
             RoundOutcome(
                 drafted=drafted,
                 accepted=kept,
-                cap=self._cap,
+                cap=cap,
                 entropies=tuple(block.entropies),
                 probabilities=tuple(math.exp(value) for value in block.log_probabilities),
                 matched=(True,) * kept + (False,) * (kept < drafted),
+                acceptances=expected_acceptances(decided, judgement, rules.accept, self._verification()),
+                costs=clock.costs(),
             )
         )
 
-    async def _alone(self) -> AsyncGenerator[list[CommittedToken]]:
-        """Plain decoding in the target: no speculation, or the draft is gone."""
+    async def _alone(self, tokens: int) -> AsyncGenerator[Committed]:
+        """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or the draft is gone."""
         self._round += 1
-        message = target_pb2.Generate(round=self._round, continuation=self._continuation, max_tokens=self._left)
+        message = target_pb2.Generate(round=self._round, continuation=self._continuation, max_tokens=tokens)
         clock = RoundClock()
         is_first = self._round == 1  # and takes in the prompt
         async for token in self._target.generate(message):
-            clock.add_target(token.timing)
+            clock.target.add(token.timing, (time.perf_counter() - clock.started))
             committed = CommittedToken(
                 token_id=token.token_id,
                 source=TokenSource.TOKEN_SOURCE_TARGET,
@@ -380,11 +323,21 @@ class Decoder:
                 target_log_probability=token.log_probability,
                 target_entropy=token.entropy,
             )
+            self._tokens.append(token.token_id)
+            self._draft.committed(0, token.token_id)
+            self._continuation = block_pb2.Continuation(position=self._position)  # the target holds them
             if not is_first:
                 self._account.round_ended(clock, drafted=0)
+                self._learn_alone(clock)
             is_first = False
             clock = RoundClock()
-            yield [committed]
+            yield Committed([committed])
+
+    def _learn_alone(self, clock: RoundClock) -> None:
+        """Tells the stop rule what a token without a draft costs."""
+        if self._plan.speculation is not None and self._draft.is_there:
+            nothing = RoundOutcome(0, 0, 0, (), (), (), costs=clock.costs())
+            self._plan.speculation.stop.update(nothing)
 
 
 def _middle(distance: Bracket | None) -> float | None:

@@ -14,8 +14,17 @@ from tandem.v1 import policy_pb2
 _MOST_CANDIDATES = 64
 
 
-def build_stop_rule(policy: policy_pb2.StopPolicy, *, path: str = "speculation.stop") -> stopping.StopRule:
-    """The stop rule, in its first state; defaults are the rule's own. Raises TandemError INVALID_FIELD."""
+def build_stop_rule(
+    policy: policy_pb2.StopPolicy,
+    *,
+    path: str = "speculation.stop",
+    experience: stopping.Experience | None = None,
+    key: object = None,
+) -> stopping.StopRule:
+    """The stop rule, in its first state; defaults are the rule's own. Raises TandemError INVALID_FIELD.
+
+    experience: what completions have learnt together, for rules that use it; key: of what acceptance depends on.
+    """
     options = _Options(policy, path)
     options.number("max_tokens", least=1, most=_MOST_CANDIDATES)
     rule = policy.WhichOneof("rule") or "adasd"
@@ -33,6 +42,11 @@ def build_stop_rule(policy: policy_pb2.StopPolicy, *, path: str = "speculation.s
         case "confidence":
             own.number("initial_threshold", least=0, most=1)
             return stopping.Confidence(**own.given)
+        case "entropy":
+            own.number("max_entropy", least=0)
+            return stopping.EntropyCeiling(**own.given)
+        case "goodput":
+            return stopping.Goodput(**own.given, experience=experience, key=key)
     raise TandemError.not_supported(f"{path}.{rule}", "this service has no such stop rule")
 
 

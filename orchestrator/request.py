@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.acceptance import AcceptRule
 from orchestrator.policy import build_accept_rule, build_stop_rule
-from orchestrator.stopping import StopRule
+from orchestrator.stopping import Experience, StopRule
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling, check_token_ids
 from tandem.rpc.unknown import check_known
@@ -49,9 +49,15 @@ class Plan:
 
 
 def plan(
-    request: completion_pb2.CompleteRequest, tokenizer: Tokenizer, target: model_pb2.ModelInfo, *, path: str = ""
+    request: completion_pb2.CompleteRequest,
+    tokenizer: Tokenizer,
+    target: model_pb2.ModelInfo,
+    *,
+    path: str = "",
+    experience: Experience | None = None,
 ) -> Plan:
-    """Checks every field of `request`. path: put before field names, as `completion.`.
+    """Checks every field of `request`. path: put before field names, as `completion.`. experience: what completions
+    have learnt together; None to start anew.
 
     Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
     """
@@ -73,7 +79,7 @@ def plan(
         max_tokens=min(_max_tokens(request, path), context - len(prompt)),
         sampling=request.sampling,
         seed=request.sampling.seed if has_seed else secrets.randbits(63),
-        speculation=_speculation(request, path),
+        speculation=_speculation(request, path, experience),
         stop=_stops(request, path),
         stop_token_ids=stop_tokens,
         audit=request.audit,
@@ -124,7 +130,9 @@ def _max_tokens(request: completion_pb2.CompleteRequest, path: str) -> int:
     return request.max_tokens
 
 
-def _speculation(request: completion_pb2.CompleteRequest, path: str) -> Speculation | None:
+def _speculation(
+    request: completion_pb2.CompleteRequest, path: str, experience: Experience | None
+) -> Speculation | None:
     policy, where = request.speculation, f"{path}speculation"
     # Built in either case: a policy that says both `off` and a rule is refused, not half obeyed.
     if policy.off:
@@ -132,12 +140,10 @@ def _speculation(request: completion_pb2.CompleteRequest, path: str) -> Speculat
             if policy.HasField(field):
                 raise TandemError.invalid_field(f"{where}.{field}", "must be unset where speculation is off")
         return None
-    return Speculation(
-        stop=build_stop_rule(policy.stop, path=f"{where}.stop"),
-        accept=build_accept_rule(
-            policy.accept, greedy=request.sampling.temperature == 0, path=f"{where}.accept"
-        ),
-    )
+    greedy = request.sampling.temperature == 0
+    accept = build_accept_rule(policy.accept, greedy=greedy, path=f"{where}.accept")
+    key = accept.name, greedy
+    return Speculation(build_stop_rule(policy.stop, path=f"{where}.stop", experience=experience, key=key), accept)
 
 
 def _stops(request: completion_pb2.CompleteRequest, path: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -14,6 +14,7 @@ from orchestrator.ahead import ahead
 from orchestrator.decoding import Decoder
 from orchestrator.request import Plan, plan
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.stopping import Experience
 from orchestrator.text import TextStream
 from orchestrator.upstream import Upstream
 from tandem.rpc.errors import TandemError
@@ -34,6 +35,7 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         self._tokenizer = tokenizer
         self._upstream = upstream
         self._settings = settings
+        self._experience = Experience()
 
     async def Complete(
         self, request: completion_pb2.CompleteRequest, context: grpc.aio.ServicerContext
@@ -67,9 +69,9 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
         target = await self._target_model()
         if request.ByteSize() > _LARGE_REQUEST:  # it takes seconds, and others must not wait for it
-            planned = await asyncio.to_thread(plan, request, self._tokenizer, target, path=path)
+            planned = await asyncio.to_thread(self._plan, request, target, path)
         else:
-            planned = plan(request, self._tokenizer, target, path=path)
+            planned = self._plan(request, target, path)
         account = Account(len(planned.prompt))
         draft = None
         if planned.speculation is not None:
@@ -80,10 +82,12 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         decoder = Decoder(planned, self._upstream, (target, draft), self._settings, account)
         text = TextStream(IncrementalDecoder(self._tokenizer), planned.stop)
         last: CommittedToken | None = None
-        async with aclosing(decoder.tokens()) as rounds:
+        async with self._counted(), aclosing(decoder.rounds()) as rounds:
             async for committed in rounds:
                 response = completion_pb2.CompleteResponse(request_id=planned.request_id)
-                for token in committed:
+                if committed.account is not None:
+                    response.round.CopyFrom(committed.account)
+                for token in committed.tokens:
                     account.emitted(token)
                     response.token_ids.append(token.token_id)
                     # The token that ends the text is counted, its text (none, for most) is not shown.
@@ -103,6 +107,18 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
         yield completion_pb2.CompleteResponse(
             request_id=planned.request_id, text=rest, finish=self._finish(planned, account, text, stopped)
         )
+
+    def _plan(self, request: completion_pb2.CompleteRequest, target: model_pb2.ModelInfo, path: str) -> Plan:
+        return plan(request, self._tokenizer, target, path=path, experience=self._experience)
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncGenerator[None]:
+        """How many are under way decides what speculation costs the others."""
+        self._experience.costs.sessions += 1
+        try:
+            yield
+        finally:
+            self._experience.costs.sessions -= 1
 
     def _finish(
         self, planned: Plan, account: Account, text: TextStream, stopped: bool

@@ -71,6 +71,8 @@ def timing_message(timing: Timing) -> block_pb2.Timing:
         queue_microseconds=timing.queue_microseconds,
         compute_microseconds=timing.compute_microseconds,
         steps=timing.steps,
+        step_tokens=timing.step_tokens,
+        step_sequences=timing.step_sequences,
     )
 
 

@@ -85,7 +85,7 @@ class Models:
 
     def prompts(self, count: int) -> Prompts:
         """The first ones of the tests' questions, as chats."""
-        conversations = [[{"role": "user", "content": text}] for text in read_prompts(SPEC_BENCH_20)[:count]]
+        conversations = [[{"role": "user", "content": prompt.text}] for prompt in read_prompts(SPEC_BENCH_20)[:count]]
         tokenizer = self._tokenizer
         return Prompts([tokenizer.apply_chat_template(turns) for turns in conversations], tokenizer.end_token_ids)
 

@@ -74,25 +74,5 @@ class Drafter(Protocol):
     async def close(self) -> None: ...
 
 
-def limit_after(
-    limits: draft_pb2.DraftLimits, drafted: int, entropy: float, probability: float, joint: float
-) -> draft_pb2.DraftStop.ValueType | None:
-    """Which limit ends the block after a candidate was drawn, if any; `max_tokens` is not looked at.
-
-    drafted: candidates so far, the last one included. probability: q(x) of the last; joint: product over the block.
-    All of these look at the drawn token, so it is kept: what is submitted may not depend on it (the causal rule of
-    lossless verification).
-    """
-    if drafted < limits.min_tokens:
-        return None
-    if limits.HasField("max_entropy_after") and entropy > limits.max_entropy_after:
-        return draft_pb2.DRAFT_STOP_ENTROPY_AFTER
-    if limits.HasField("min_probability") and probability < limits.min_probability:
-        return draft_pb2.DRAFT_STOP_PROBABILITY
-    if limits.HasField("min_joint_probability") and joint < limits.min_joint_probability:
-        return draft_pb2.DRAFT_STOP_JOINT_PROBABILITY
-    return None
-
-
 def no_rows() -> TandemError:
     return TandemError.unexpected_message("this sequence keeps no full rows: its distributions have no tail")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, limit_after, no_rows
+from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Draw, Drawn, draw_many
+from draft_service.drafters.limits import Limiter
 from tandem.inference import runner
 from tandem.inference.engine import Engine
 from tandem.inference.work import SingleWork
@@ -117,7 +117,7 @@ class _Drafting:
         self._cached = cached
         self._round = round_number
         self._limits = limits
-        self._joint = 0.0  # log of the product of q(x)
+        self._limiter = Limiter(limits)
         self._feed: Sequence[int] | None = None
         self._started = False
 
@@ -158,10 +158,9 @@ class _Drafting:
 
     def _take(self, drawn: Drawn) -> None:
         """Adds a candidate, unless a limit ends the block before it."""
-        block, owner, limits = self.block, self._owner, self._limits
+        block, owner = self.block, self._owner
         position = len(self._tokens) + len(block.token_ids)
-        ceiling = limits.max_entropy_before if limits.HasField("max_entropy_before") else math.inf
-        if drawn.entropy > ceiling and len(block.token_ids) >= limits.min_tokens:
+        if self._limiter.refuses(drawn.entropy):
             block.stop = draft_pb2.DRAFT_STOP_ENTROPY_BEFORE
             return
         block.token_ids.append(drawn.token_id)
@@ -172,7 +171,6 @@ class _Drafting:
         if drawn.full_row is not None:
             owner._rows.append(drawn.full_row)
         owner._history.append(drawn.token_id)
-        self._joint += drawn.log_probability
         stop = self._stop_after(drawn.token_id, drawn.entropy, drawn.log_probability, position)
         if stop is None:
             self._feed = [drawn.token_id]
@@ -182,13 +180,12 @@ class _Drafting:
     def _stop_after(
         self, token: int, h: float, log_probability: float, position: int
     ) -> draft_pb2.DraftStop.ValueType | None:
-        drafted = len(self.block.token_ids)
+        reached = self._limiter.after(h, log_probability)
         if token in self._owner._spec.stop_token_ids:
             return draft_pb2.DRAFT_STOP_END_TOKEN
-        reached = limit_after(self._limits, drafted, h, math.exp(log_probability), math.exp(self._joint))
         if reached is not None:
             return reached
-        if drafted >= self._limits.max_tokens:
+        if len(self.block.token_ids) >= self._limits.max_tokens:
             return draft_pb2.DRAFT_STOP_MAX_TOKENS
         if position + 1 >= self._owner._context_length:
             return draft_pb2.DRAFT_STOP_CONTEXT

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, limit_after, no_rows
+from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.limits import Limiter
 from tandem.distributions import CompressedRow
 from tandem.v1 import block_pb2, draft_pb2, model_pb2
 
@@ -58,14 +59,14 @@ class PromptLookupSequence:
     ) -> Candidates:
         started = time.perf_counter()
         self._index(tokens)
-        block = Candidates(stop=draft_pb2.DRAFT_STOP_NO_PROPOSAL)
+        block, limiter = Candidates(stop=draft_pb2.DRAFT_STOP_NO_PROPOSAL), Limiter(limits)
         for token in self._continuation(tokens, limits.max_tokens):
             block.token_ids.append(token)
             block.log_probabilities.append(0.0)
             block.entropies.append(0.0)
             if self._spec.max_entries:
                 block.rows.append(CompressedRow(torch.tensor([token]), _POINT_MASS, 0.0))
-            stop = limit_after(limits, len(block.token_ids), 0.0, 1.0, 1.0)
+            stop = limiter.after(0.0, 0.0)
             if token in self._spec.stop_token_ids:
                 stop = draft_pb2.DRAFT_STOP_END_TOKEN
             if stop is not None:

@@ -11,16 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.stopping.costs import RoundCosts
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When drafting of one block ends; None does not act.
 
-    max_tokens, min_tokens: candidates; below `min_tokens` only `max_tokens` acts.
+    max_tokens, min_tokens: candidates; below `min_tokens` only `max_tokens` acts. max_tokens 0: no block; the target
+    makes the next `alone_tokens` alone, or as many as there are to be.
     max_entropy_before: nats; a token whose distribution has more is not drawn.
     max_entropy_after: nats; a token whose distribution had more is kept and drafting ends.
     min_probability: a token with q(x) below is kept and drafting ends.
     min_joint_probability: the same for the product of q(x) over the block.
+    min_survival: the same for the product of the expected acceptances of its candidates, by their number; the last
+    entry is also for longer blocks. acceptance_curve: knots: entropy in nats, expected acceptance.
     """
 
     max_tokens: int
@@ -29,6 +34,9 @@ class Limits:
     max_entropy_after: float | None = None
     min_probability: float | None = None
     min_joint_probability: float | None = None
+    min_survival: tuple[float, ...] = ()
+    acceptance_curve: tuple[tuple[float, float], ...] = ()
+    alone_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,9 @@ class RoundOutcome:
     drafted, accepted: candidates. cap: most candidates that were asked for.
     entropies: H(q) in nats, one per drafted token. probabilities: q(x), one per drafted token.
     matched: one per decided token, so True for each accepted one, then False for a rejected one.
+    acceptances: one per decided token: the chance with which it was to be accepted, over what might have been drawn in
+    its place, where that is known; otherwise what became of it.
+    costs: of the round. A token of plain decoding is an outcome without candidates.
     """
 
     drafted: int
@@ -46,6 +57,8 @@ class RoundOutcome:
     entropies: tuple[float, ...]
     probabilities: tuple[float, ...]
     matched: tuple[bool, ...]
+    acceptances: tuple[float, ...] = ()
+    costs: RoundCosts | None = None
 
 
 class StopRule(Protocol):
@@ -63,5 +76,5 @@ class StopRule(Protocol):
         ...
 
     def thresholds(self) -> dict[str, float]:
-        """Thresholds in force by name: `entropy` (nats), `lambda`, `probability`; those that the rule has."""
+        """Thresholds in force by name: `entropy` (nats), `lambda`, `probability`, `survival`; those of the rule."""
         ...

@@ -65,6 +65,7 @@ def up(
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "full",
+    draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -87,6 +88,7 @@ def up(
         draft_revision=draft_revision,
         dtype=dtype,
         weights=weights,
+        draft_weights=draft_weights,
         threads=threads,
         log_level=log_level,
     )
@@ -134,6 +136,7 @@ def complete(
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "full",
+    draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
 ) -> None:
     """Complete a prompt and stream the text.
@@ -154,7 +157,9 @@ def complete(
         )
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
-    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, weights, threads)
+    layout = _layout(
+        target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
+    )
     with connected(endpoint, layout, _stderr) as client:
         responses = client.complete(request, timeout=timeout)
         whole = gather(responses, None if as_json else _stdout, audit=audit)
@@ -188,6 +193,7 @@ def chat(
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "full",
+    draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
 ) -> None:
     """Talk with the model; Ctrl-C stops an answer, an empty line or Ctrl-D ends.
@@ -203,7 +209,9 @@ def chat(
     )  # fmt: skip
     if system:
         request.chat.messages.add(role="system", content=checked(system, "system"))
-    layout = _layout(target_model, target_revision, draft_model, draft_revision, dtype, weights, threads)
+    layout = _layout(
+        target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
+    )
     with connected(endpoint, layout, _stderr) as client:
         if audit:
             _stderr.print(legend(_stderr))
@@ -261,6 +269,7 @@ def _layout(
     draft_revision: str | None,
     dtype: str,
     weights: str,
+    draft_weights: str | None,
     threads: int | None,
 ) -> Layout:
     return Layout(
@@ -270,6 +279,7 @@ def _layout(
         draft_revision=draft_revision,
         dtype=dtype,
         weights=weights,
+        draft_weights=draft_weights,
         threads=threads,
     )
 

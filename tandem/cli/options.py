@@ -40,6 +40,7 @@ Dtype = Annotated[str, typer.Option(help="Type of the weights of services starte
 Weights = Annotated[
     str, typer.Option(help="Linear layers of services started here: full, or quantised: int8, int4 (CPU).")
 ]
+DraftWeights = Annotated[str | None, typer.Option(help="The draft's linear layers; those of --weights if unset.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each model; all cores if unset.")]
 
 StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}.")]

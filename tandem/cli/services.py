@@ -23,7 +23,11 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What to start. Ports: 0 takes a free one. draft_model: None starts no draft service."""
+    """What to start. Ports: 0 takes a free one. draft_model: None starts no draft service.
+
+    weights: of both models; draft_weights: of the draft's, where they are others. tokenizer: model whose tokenizer is
+    used, where it is not the target's.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -35,8 +39,10 @@ class Layout:
     draft_revision: str | None = None
     dtype: str = "bfloat16"
     weights: str = "full"
+    draft_weights: str | None = None
     threads: int | None = None
     log_level: str = "info"
+    tokenizer: str | None = None
 
 
 class Service:
@@ -153,20 +159,21 @@ class LocalServices:
         layout = self._layout
         _check_ports(layout)
         common = ["--host", layout.host, "--log-level", layout.log_level]
-        model_flags = ["--dtype", layout.dtype, "--weights", layout.weights]
+        model_flags = ["--dtype", layout.dtype]
         if layout.threads is not None:
             model_flags += ["--threads", str(layout.threads)]
         self._say("loading the models")
         target = self._spawn(
             "target_service",
-            [*common, *model_flags, "--port", str(layout.target_port)]
+            [*common, *model_flags, "--weights", layout.weights, "--port", str(layout.target_port)]
             + _model(layout.target_model, layout.target_revision),
         )
         draft = None
         if layout.draft_model is not None:
             draft = self._spawn(
                 "draft_service",
-                [*common, *model_flags, "--port", str(layout.draft_port)]
+                [*common, *model_flags, "--weights", layout.draft_weights or layout.weights]
+                + ["--port", str(layout.draft_port)]
                 + _model(layout.draft_model, layout.draft_revision),
             )
         self._wait_until_ready()
@@ -175,8 +182,8 @@ class LocalServices:
         reach = f"[{reach}]" if ":" in reach else reach
         flags = [*common, "--port", str(layout.port), "--target", f"{reach}:{target.port}"]
         flags += ["--draft", f"{reach}:{draft.port}" if draft is not None else "none"]
-        flags += ["--tokenizer", layout.target_model]
-        if layout.target_revision is not None:
+        flags += ["--tokenizer", layout.tokenizer or layout.target_model]
+        if layout.target_revision is not None and layout.tokenizer is None:
             flags += ["--tokenizer-revision", layout.target_revision]
         orchestrator = self._spawn("orchestrator", flags)
         self._wait_until_ready()

@@ -144,11 +144,7 @@ class Engine:
         before = Timing()
         async with aclosing(self._results(self._submit(work))) as results:
             async for item, timing in results:
-                yield item, Timing(
-                    timing.queue_microseconds - before.queue_microseconds,
-                    timing.compute_microseconds - before.compute_microseconds,
-                    timing.steps - before.steps,
-                )
+                yield item, timing.since(before)
                 before = timing
 
     def load(self) -> EngineLoad:
@@ -246,14 +242,14 @@ class Engine:
         if not planned:
             return
         began = time.perf_counter()
-        jobs = [running[task] for task, _ in planned]
+        jobs, chunks = [running[task] for task, _ in planned], [chunk for _, chunk in planned]
+        tokens = sum(chunk.count for chunk in chunks)
         for job in jobs:
-            job.step_began(began)
+            job.step_began(began, tokens, len(chunks))
             self._queued.discard(job.sequence)
-        chunks = [chunk for _, chunk in planned]
         outcomes = self._run(chunks)
         seconds = time.perf_counter() - began
-        self._note_pace(seconds / sum(chunk.count for chunk in chunks))
+        self._note_pace(seconds / tokens)
         self._receive(jobs, outcomes, seconds)
         self._jobs = [job for job in self._jobs if not job.ended]
 

@@ -19,11 +19,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one work: waiting for its first step, then steps that it took part in and what it made of them."""
+    """Of one work: waiting for its first step, then steps that it took part in and what it made of them.
+
+    step_tokens, step_sequences: sums over those steps of all tokens that they took in and of all sequences that they
+    served, not only the work's own.
+    """
 
     queue_microseconds: int = 0
     compute_microseconds: int = 0
     steps: int = 0
+    step_tokens: int = 0
+    step_sequences: int = 0
+
+    def since(self, before: Timing) -> Timing:
+        """What was added after `before`."""
+        return Timing(
+            self.queue_microseconds - before.queue_microseconds,
+            self.compute_microseconds - before.compute_microseconds,
+            self.steps - before.steps,
+            self.step_tokens - before.step_tokens,
+            self.step_sequences - before.step_sequences,
+        )
 
 
 class Work(Protocol):
@@ -81,7 +97,7 @@ class Job:
         self._submitted = time.perf_counter()
         self._started: float | None = None
         self._compute = 0.0
-        self._steps = 0
+        self._steps = self._step_tokens = self._step_sequences = 0
 
     @property
     def sequence(self) -> Sequence:
@@ -108,17 +124,22 @@ class Job:
             self.sequence.truncate(self.length_before, keep=True)  # a caller may come back with it
         self.ended = True
 
-    def step_began(self, at: float) -> None:
+    def step_began(self, at: float, tokens: int, sequences: int) -> None:
+        """tokens, sequences: of the whole step."""
         if self._started is None:
             self._started = at
         self._steps += 1
+        self._step_tokens += tokens
+        self._step_sequences += sequences
 
     def computed(self, seconds: float) -> None:
         self._compute += seconds
 
     def timing(self) -> Timing:
         queued = 0.0 if self._started is None else self._started - self._submitted
-        return Timing(round(queued * 1e6), round(self._compute * 1e6), self._steps)
+        return Timing(
+            round(queued * 1e6), round(self._compute * 1e6), self._steps, self._step_tokens, self._step_sequences
+        )
 
     def end(self, error: Exception | None) -> None:
         """The work is over: finished, or failed with `error`."""

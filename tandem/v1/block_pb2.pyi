@@ -121,22 +121,32 @@ class Timing(_message.Message):
     QUEUE_MICROSECONDS_FIELD_NUMBER: _builtins.int
     COMPUTE_MICROSECONDS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    STEP_TOKENS_FIELD_NUMBER: _builtins.int
+    STEP_SEQUENCES_FIELD_NUMBER: _builtins.int
     queue_microseconds: _builtins.int
     """From receipt to the start of the first forward pass, in microseconds."""
     compute_microseconds: _builtins.int
     """Forward passes and what follows from them, in microseconds."""
     steps: _builtins.int
     """Forward passes made."""
+    step_tokens: _builtins.int
+    """Sum over those passes of the tokens that each took in, those of other
+    sequences in the same pass included.
+    """
+    step_sequences: _builtins.int
+    """Sum over those passes of the sequences that each served."""
     def __init__(
         self,
         *,
         queue_microseconds: _builtins.int = ...,
         compute_microseconds: _builtins.int = ...,
         steps: _builtins.int = ...,
+        step_tokens: _builtins.int = ...,
+        step_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_microseconds", b"compute_microseconds", "queue_microseconds", b"queue_microseconds", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_microseconds", b"compute_microseconds", "queue_microseconds", b"queue_microseconds", "step_sequences", b"step_sequences", "step_tokens", b"step_tokens", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

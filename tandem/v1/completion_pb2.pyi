@@ -108,7 +108,7 @@ class CompleteRequest(_message.Message):
     ignore_end_tokens: _builtins.bool
     """Go on after the model's end of sequence."""
     audit: _builtins.bool
-    """Account for every token in `tokens`."""
+    """Account for every token in `tokens` and for every round in `round`."""
     request_id: _builtins.str
     """Name of the request in logs and in the answer; drawn where empty. At most
     128 printable ASCII characters.
@@ -256,6 +256,7 @@ class CompleteResponse(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request."""
     text: _builtins.str
@@ -274,6 +275,12 @@ class CompleteResponse(_message.Message):
     def finish(self) -> Global___Finish:
         """Set in the last message only."""
 
+    @_builtins.property
+    def round(self) -> Global___RoundAccount:
+        """The account of the round that committed `token_ids`, where asked for and
+        where there were candidates.
+        """
+
     def __init__(
         self,
         *,
@@ -282,10 +289,11 @@ class CompleteResponse(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         tokens: _abc.Iterable[Global___TokenAccount] | None = ...,
         finish: Global___Finish | None = ...,
+        round: Global___RoundAccount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "request_id", b"request_id", "round", b"round", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,6 +453,146 @@ class TokenAccount(_message.Message):
 Global___TokenAccount: _TypeAlias = TokenAccount  # noqa: Y015
 
 @_typing.final
+class RoundAccount(_message.Message):
+    """The account of one round with candidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ThresholdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    DRAFTED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    DRAFT_ENTROPIES_FIELD_NUMBER: _builtins.int
+    DRAFT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    DISTANCES_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Number of the round, as in its tokens' accounts."""
+    drafted: _builtins.int
+    """Candidates that were verified; the columns below have an entry for each."""
+    kept: _builtins.int
+    """Of those, kept: the first ones."""
+    @_builtins.property
+    def draft_entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """H(q) in nats."""
+
+    @_builtins.property
+    def draft_log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """log q(x) in nats."""
+
+    @_builtins.property
+    def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probability in [0, 1] with which the exact rule accepts, given that those
+        before were.
+        """
+
+    @_builtins.property
+    def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Jensen-Shannon distance of p and q in [0, 1], the middle of its bracket;
+        empty where no distance was measured.
+        """
+
+    @_builtins.property
+    def thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Thresholds under which the round was drafted and decided, by name, as in
+        SpeculationReport.
+        """
+
+    @_builtins.property
+    def time(self) -> Global___RoundTime:
+        """Where its time went."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        drafted: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        draft_entropies: _abc.Iterable[_builtins.float] | None = ...,
+        draft_log_probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        acceptance_probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        distances: _abc.Iterable[_builtins.float] | None = ...,
+        thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        time: Global___RoundTime | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "distances", b"distances", "draft_entropies", b"draft_entropies", "draft_log_probabilities", b"draft_log_probabilities", "drafted", b"drafted", "kept", b"kept", "round", b"round", "thresholds", b"thresholds", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundAccount: _TypeAlias = RoundAccount  # noqa: Y015
+
+@_typing.final
+class RoundTime(_message.Message):
+    """Where the time of a round went, in microseconds. The parts add up to the
+    whole.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFT_QUEUE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    DRAFT_COMPUTE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    DRAFT_WIRE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    TARGET_QUEUE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    TARGET_COMPUTE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    TARGET_WIRE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    ORCHESTRATOR_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    draft_queue_microseconds: _builtins.int
+    """Waiting in the draft service for its first step."""
+    draft_compute_microseconds: _builtins.int
+    """The draft's forward passes and what follows from them."""
+    draft_wire_microseconds: _builtins.int
+    """The rest of the exchange with the draft: network, threads, serialisation."""
+    target_queue_microseconds: _builtins.int
+    """Waiting in the target service for its first step."""
+    target_compute_microseconds: _builtins.int
+    """The target's forward pass and what follows from it."""
+    target_wire_microseconds: _builtins.int
+    """The rest of the exchange with the target."""
+    orchestrator_microseconds: _builtins.int
+    """All else: the orchestrator's decisions, its accounts and its caller."""
+    def __init__(
+        self,
+        *,
+        draft_queue_microseconds: _builtins.int = ...,
+        draft_compute_microseconds: _builtins.int = ...,
+        draft_wire_microseconds: _builtins.int = ...,
+        target_queue_microseconds: _builtins.int = ...,
+        target_compute_microseconds: _builtins.int = ...,
+        target_wire_microseconds: _builtins.int = ...,
+        orchestrator_microseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_compute_microseconds", b"draft_compute_microseconds", "draft_queue_microseconds", b"draft_queue_microseconds", "draft_wire_microseconds", b"draft_wire_microseconds", "orchestrator_microseconds", b"orchestrator_microseconds", "target_compute_microseconds", b"target_compute_microseconds", "target_queue_microseconds", b"target_queue_microseconds", "target_wire_microseconds", b"target_wire_microseconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundTime: _TypeAlias = RoundTime  # noqa: Y015
+
+@_typing.final
 class SpeculationReport(_message.Message):
     """What speculation did. Sums over one completion."""
 
@@ -485,6 +633,7 @@ class SpeculationReport(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     DRAFT_FAILURES_FIELD_NUMBER: _builtins.int
+    PLAIN_TOKENS_FIELD_NUMBER: _builtins.int
     stop_rule: _builtins.str
     """Stop rule used: a name as in the policy; `off` without speculation."""
     accept_rule: _builtins.str
@@ -511,6 +660,8 @@ class SpeculationReport(_message.Message):
     """Full rows that were fetched because a bracket left a position undecided."""
     draft_failures: _builtins.int
     """Times that a draft failed or was not there; the target went on alone."""
+    plain_tokens: _builtins.int
+    """Tokens that the target made alone: the first, and those of plain decoding."""
     @_builtins.property
     def accepted_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """accepted_at[i]: verifications in which candidate i was accepted."""
@@ -522,7 +673,7 @@ class SpeculationReport(_message.Message):
     @_builtins.property
     def thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Thresholds at the end, by name: `entropy` (nats), `distance`, `lambda`,
-        `probability`. Only those that the rules have.
+        `probability`, `survival`. Only those that the rules have.
         """
 
     def __init__(
@@ -543,10 +694,11 @@ class SpeculationReport(_message.Message):
         time: Global___TimeReport | None = ...,
         thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         draft_failures: _builtins.int = ...,
+        plain_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "verify_steps", b"verify_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "plain_tokens", b"plain_tokens", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "verify_steps", b"verify_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,6 +716,7 @@ class TimeReport(_message.Message):
     TARGET_COMPUTE_MICROSECONDS_FIELD_NUMBER: _builtins.int
     ROUNDS_MICROSECONDS_FIELD_NUMBER: _builtins.int
     ROUND_OVERHEAD_MEDIAN_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     first_token_microseconds: _builtins.int
     """From the request's arrival to the first token."""
     total_microseconds: _builtins.int
@@ -578,6 +731,10 @@ class TimeReport(_message.Message):
     """Wall time less draft and target compute of the median round: what the wire,
     the queues and the orchestrator cost.
     """
+    @_builtins.property
+    def rounds(self) -> Global___RoundTime:
+        """The parts of `rounds_microseconds`."""
+
     def __init__(
         self,
         *,
@@ -587,10 +744,11 @@ class TimeReport(_message.Message):
         target_compute_microseconds: _builtins.int = ...,
         rounds_microseconds: _builtins.int = ...,
         round_overhead_median_microseconds: _builtins.int = ...,
+        rounds: Global___RoundTime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rounds", b"rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_compute_microseconds", b"draft_compute_microseconds", "first_token_microseconds", b"first_token_microseconds", "round_overhead_median_microseconds", b"round_overhead_median_microseconds", "rounds_microseconds", b"rounds_microseconds", "target_compute_microseconds", b"target_compute_microseconds", "total_microseconds", b"total_microseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_compute_microseconds", b"draft_compute_microseconds", "first_token_microseconds", b"first_token_microseconds", "round_overhead_median_microseconds", b"round_overhead_median_microseconds", "rounds", b"rounds", "rounds_microseconds", b"rounds_microseconds", "target_compute_microseconds", b"target_compute_microseconds", "total_microseconds", b"total_microseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

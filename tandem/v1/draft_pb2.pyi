@@ -47,6 +47,8 @@ class _DraftStopEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftStop.V
     """The draft's context is full."""
     DRAFT_STOP_NO_PROPOSAL: _DraftStop.ValueType  # 8
     """The drafter has no proposal (prompt look-up without a match)."""
+    DRAFT_STOP_SURVIVAL: _DraftStop.ValueType  # 9
+    """The product of expected acceptances fell below min_survival."""
 
 class DraftStop(_DraftStop, metaclass=_DraftStopEnumTypeWrapper):
     """Which limit ended a block."""
@@ -69,6 +71,8 @@ DRAFT_STOP_CONTEXT: DraftStop.ValueType  # 7
 """The draft's context is full."""
 DRAFT_STOP_NO_PROPOSAL: DraftStop.ValueType  # 8
 """The drafter has no proposal (prompt look-up without a match)."""
+DRAFT_STOP_SURVIVAL: DraftStop.ValueType  # 9
+"""The product of expected acceptances fell below min_survival."""
 Global___DraftStop: _TypeAlias = DraftStop  # noqa: Y015
 
 @_typing.final
@@ -223,6 +227,8 @@ class DraftLimits(_message.Message):
     MAX_ENTROPY_AFTER_FIELD_NUMBER: _builtins.int
     MIN_PROBABILITY_FIELD_NUMBER: _builtins.int
     MIN_JOINT_PROBABILITY_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_CURVE_FIELD_NUMBER: _builtins.int
+    MIN_SURVIVAL_FIELD_NUMBER: _builtins.int
     min_tokens: _builtins.int
     """Draft at least this many before any other limit but max_tokens acts. 0: no
     minimum.
@@ -245,6 +251,21 @@ class DraftLimits(_message.Message):
     """After a token was drawn: if the product of q(x) over the block is smaller,
     the token is kept and drafting ends.
     """
+    @_builtins.property
+    def acceptance_curve(self) -> Global___AcceptanceCurve:
+        """What is expected of a candidate by its entropy. Needed by min_survival and
+        of no use without it.
+        """
+
+    @_builtins.property
+    def min_survival(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """After a token was drawn: if the product of the block's expected acceptances
+        is smaller than the entry of its length, the token is kept and drafting
+        ends. Entry i is of blocks of i + 1 candidates, the last one also of longer
+        ones; empty does not act. Not negative; above 1 always ends a block. At most
+        64.
+        """
+
     def __init__(
         self,
         *,
@@ -254,10 +275,12 @@ class DraftLimits(_message.Message):
         max_entropy_after: _builtins.float | None = ...,
         min_probability: _builtins.float | None = ...,
         min_joint_probability: _builtins.float | None = ...,
+        acceptance_curve: Global___AcceptanceCurve | None = ...,
+        min_survival: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_entropy_after", b"_max_entropy_after", "_max_entropy_before", b"_max_entropy_before", "_min_joint_probability", b"_min_joint_probability", "_min_probability", b"_min_probability", "max_entropy_after", b"max_entropy_after", "max_entropy_before", b"max_entropy_before", "min_joint_probability", b"min_joint_probability", "min_probability", b"min_probability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_entropy_after", b"_max_entropy_after", "_max_entropy_before", b"_max_entropy_before", "_min_joint_probability", b"_min_joint_probability", "_min_probability", b"_min_probability", "acceptance_curve", b"acceptance_curve", "max_entropy_after", b"max_entropy_after", "max_entropy_before", b"max_entropy_before", "min_joint_probability", b"min_joint_probability", "min_probability", b"min_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_entropy_after", b"_max_entropy_after", "_max_entropy_before", b"_max_entropy_before", "_min_joint_probability", b"_min_joint_probability", "_min_probability", b"_min_probability", "max_entropy_after", b"max_entropy_after", "max_entropy_before", b"max_entropy_before", "max_tokens", b"max_tokens", "min_joint_probability", b"min_joint_probability", "min_probability", b"min_probability", "min_tokens", b"min_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_entropy_after", b"_max_entropy_after", "_max_entropy_before", b"_max_entropy_before", "_min_joint_probability", b"_min_joint_probability", "_min_probability", b"_min_probability", "acceptance_curve", b"acceptance_curve", "max_entropy_after", b"max_entropy_after", "max_entropy_before", b"max_entropy_before", "max_tokens", b"max_tokens", "min_joint_probability", b"min_joint_probability", "min_probability", b"min_probability", "min_survival", b"min_survival", "min_tokens", b"min_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_entropy_after: _TypeAlias = _typing.Literal["max_entropy_after"]  # noqa: Y015
     _WhichOneofArgType__max_entropy_after: _TypeAlias = _typing.Literal["_max_entropy_after", b"_max_entropy_after"]  # noqa: Y015
@@ -277,6 +300,40 @@ class DraftLimits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_probability) -> _WhichOneofReturnType__min_probability | None: ...
 
 Global___DraftLimits: _TypeAlias = DraftLimits  # noqa: Y015
+
+@_typing.final
+class AcceptanceCurve(_message.Message):
+    """Expected acceptance of a candidate by the entropy of the distribution that it
+    is drawn from; linear between knots, constant outside of them. It looks at
+    distributions only, never at what was drawn from them, so that every exact
+    rule stays exact.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTROPIES_FIELD_NUMBER: _builtins.int
+    ACCEPTANCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Nats, from 0, growing; at least one and at most 64."""
+
+    @_builtins.property
+    def acceptances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Expected acceptance at each of these, in [0, 1]."""
+
+    def __init__(
+        self,
+        *,
+        entropies: _abc.Iterable[_builtins.float] | None = ...,
+        acceptances: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptances", b"acceptances", "entropies", b"entropies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptanceCurve: _TypeAlias = AcceptanceCurve  # noqa: Y015
 
 @_typing.final
 class DraftRows(_message.Message):

@@ -60,10 +60,12 @@ class StopPolicy(_message.Message):
     ADASD_FIELD_NUMBER: _builtins.int
     ADAEDL_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    GOODPUT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most candidates of one block, in [1, 64]. Unset: the rule's own (fixed 5,
-    others 20).
+    entropy 40, others 20).
     """
     @_builtins.property
     def fixed(self) -> Global___FixedStop:
@@ -81,6 +83,14 @@ class StopPolicy(_message.Message):
     def confidence(self) -> Global___ConfidenceStop:
         """Probability of the drafted token, threshold fitted on line."""
 
+    @_builtins.property
+    def entropy(self) -> Global___EntropyStop:
+        """Entropy above a fixed ceiling."""
+
+    @_builtins.property
+    def goodput(self) -> Global___GoodputStop:
+        """Most tokens per second, by what drafting and verifying cost."""
+
     def __init__(
         self,
         *,
@@ -88,15 +98,17 @@ class StopPolicy(_message.Message):
         adasd: Global___AdaSdStop | None = ...,
         adaedl: Global___AdaEdlStop | None = ...,
         confidence: Global___ConfidenceStop | None = ...,
+        entropy: Global___EntropyStop | None = ...,
+        goodput: Global___GoodputStop | None = ...,
         max_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "fixed", b"fixed", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "fixed", b"fixed", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["fixed", "adasd", "adaedl", "confidence"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["fixed", "adasd", "adaedl", "confidence", "entropy", "goodput"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
@@ -206,6 +218,51 @@ class ConfidenceStop(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__initial_threshold) -> _WhichOneofReturnType__initial_threshold | None: ...
 
 Global___ConfidenceStop: _TypeAlias = ConfidenceStop  # noqa: Y015
+
+@_typing.final
+class EntropyStop(_message.Message):
+    """SVIP (arXiv 2411.18462): stop after a token with H(q) above a ceiling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ENTROPY_FIELD_NUMBER: _builtins.int
+    max_entropy: _builtins.float
+    """In nats, not negative; unset means 0.6, the paper's sqrt(0.15 H) > 0.3."""
+    def __init__(
+        self,
+        *,
+        max_entropy: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy", "max_entropy", b"max_entropy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy", "max_entropy", b"max_entropy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_entropy: _TypeAlias = _typing.Literal["max_entropy"]  # noqa: Y015
+    _WhichOneofArgType__max_entropy: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_entropy) -> _WhichOneofReturnType__max_entropy | None: ...
+
+Global___EntropyStop: _TypeAlias = EntropyStop  # noqa: Y015
+
+@_typing.final
+class GoodputStop(_message.Message):
+    """The block length with the most expected tokens per second, from measured
+    times of draft steps, verification and round trips and from acceptance by
+    entropy, all learnt on line; no candidates where speculation does not pay.
+    Nothing to tune.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoodputStop: _TypeAlias = GoodputStop  # noqa: Y015
 
 @_typing.final
 class AcceptPolicy(_message.Message):

@@ -46,7 +46,7 @@ def test_noise_is_the_share_that_was_asked_for_and_the_same_every_time() -> None
     changed, again = noisy(tensors, 0.1), noisy(tensors, 0.1)
     for name, tensor in tensors.items():
         torch.testing.assert_close(changed[name], again[name], rtol=0, atol=0)
-        if tensor.dim() == 2:
+        if tensor.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name:
             # Of at least 2,048 draws the deviation is within 8 % but once in 10^6 times.
             assert (changed[name] - tensor).std().item() == pytest.approx(0.1 * tensor.std().item(), rel=0.08)
         else:

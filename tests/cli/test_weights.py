@@ -33,6 +33,14 @@ def test_up_quantises_target_and_draft(models: Path, weights: str) -> None:
     assert command.errors.count(f"with {weights} weights") == 2, command.errors
 
 
+def test_the_draft_may_have_other_weights(models: Path) -> None:
+    flags = ["--target-model", models / "target", "--draft-model", models / "draft", "--draft-weights", "int4"]
+    with running("up", *FREE, *flags) as command:
+        assert weights_of(endpoint_of(command)) == ("full", "int4")
+        command.press_ctrl_c()
+        assert command.end() == 130
+
+
 def test_weights_are_full_unless_asked_otherwise_and_a_drafter_without_has_none(models: Path) -> None:
     layout = Layout(target_model=str(models / "target"), draft_model="prompt-lookup")
     with LocalServices(layout, show_logs=False) as services:

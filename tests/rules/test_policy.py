@@ -23,7 +23,7 @@ def stop(name: str, **options):
 
 
 def test_the_rules_have_their_names() -> None:
-    assert STOP_RULES == ("fixed", "adasd", "adaedl", "confidence")
+    assert STOP_RULES == ("fixed", "adasd", "adaedl", "confidence", "entropy", "goodput")
     assert ACCEPT_RULES == ("exact", "ratio", "block", "coupled", "jsd", "adasd", "adasd-kde")
     for name in STOP_RULES:
         assert stop(name).name == name
@@ -34,16 +34,18 @@ def test_the_rules_have_their_names() -> None:
 def test_unset_rules_are_adasd_with_the_rules_own_defaults() -> None:
     assert build_stop_rule(StopPolicy()).name == "adasd"
     assert build_accept_rule(AcceptPolicy(), greedy=True).name == "adasd"
-    assert [stop(name).limits().max_tokens for name in STOP_RULES] == [5, 5, 20, 20]
+    assert [stop(name).limits().max_tokens for name in STOP_RULES] == [5, 5, 20, 20, 40, 5]
     assert stop("adaedl").thresholds()["lambda"] == 0.5
     assert stop("confidence").thresholds()["probability"] == 0.4
 
 
 def test_options_reach_the_rules() -> None:
-    assert [stop(name, max_tokens=9).limits().max_tokens for name in STOP_RULES] == [9, 5, 9, 9]
+    assert [stop(name, max_tokens=9).limits().max_tokens for name in STOP_RULES] == [9, 5, 9, 9, 9, 5]
     assert stop("adasd", cold_max_tokens=3).limits().max_tokens == 3
     assert stop("adaedl", initial_lambda=0.0, gamma=0.5).limits().max_entropy_before == 2.0
     assert stop("confidence", initial_threshold=0.0).limits().min_probability == 0.0
+    assert stop("entropy", max_entropy=1.5).limits().max_entropy_after == 1.5
+    assert stop("goodput", max_tokens=3).limits().max_tokens == 3
     assert accept("jsd", threshold=0.2).thresholds() == {"distance": 0.2}
     strict = accept("adasd", strict=True, min_samples=1, lossy_budget=0.5)
     for each in (candidate(accepted=True, d=0.1), candidate(d=0.5)):

@@ -31,7 +31,8 @@ async def test_the_same_model_on_both_sides_accepts_everything_at_temperature_0(
         for stop in STOP_RULES:
             found = await services.complete([1, 2], policy=policy(stop, "adasd", strict=strict), max_tokens=60)
             report = found.finish.speculation
-            assert report.drafted_tokens == report.accepted_tokens > 20
+            # Goodput may find that a draft as large as its target does not pay.
+            assert report.drafted_tokens == report.accepted_tokens > (0 if stop == "goodput" else 20)
             assert report.lossy_tokens == 0 and report.lossy_charge == 0
 
 

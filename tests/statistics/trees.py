@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 
-from draft_service.drafters.base import limit_after
+from draft_service.drafters.limits import Limiter
 from tandem.distributions import entropy
 from tandem.v1 import draft_pb2
 from tests.statistics.pairs import Pair
 
 Limits = draft_pb2.DraftLimits
+Curve = draft_pb2.AcceptanceCurve
 
 #: One for every limit that the draft knows, and some together. Those on entropy and probability take the values that
 #: part the rows of `tests.statistics.pairs`.
@@ -24,6 +26,9 @@ LIMITS: dict[str, Limits] = {
     "entropy after": Limits(max_tokens=3, max_entropy_after=0.96),
     "probability": Limits(max_tokens=3, min_probability=0.4),
     "joint probability": Limits(max_tokens=3, min_joint_probability=0.3),
+    "survival": Limits(
+        max_tokens=3, min_survival=[0.5], acceptance_curve=Curve(entropies=[0.93, 0.97], acceptances=[0.9, 0.4])
+    ),
     "all": Limits(
         max_tokens=3, max_entropy_before=1.0, max_entropy_after=0.95, min_probability=0.2, min_joint_probability=0.1
     ),
@@ -50,25 +55,23 @@ class Drafting:
     drops: bool = False
 
     def tree(self, start: int) -> Node:
-        return self._grow(start, (), 1.0)
+        return self._grow(start, (), Limiter(self.limits))
 
-    def _grow(self, start: int, tokens: tuple[int, ...], joint: float) -> Node:
+    def _grow(self, start: int, tokens: tuple[int, ...], limiter: Limiter) -> Node:
         node = Node(tokens[-1] if tokens else start, tokens)
-        drafted, limits = len(tokens), self.limits
         q = self.pair.q(node.state)
-        if drafted:
-            before = self.pair.q(tokens[-2] if drafted > 1 else start)
-            chance = float(before[tokens[-1]])
-            ended = tokens[-1] == self.end_token
-            if ended or limit_after(limits, drafted, float(entropy(before.log())), chance, joint) is not None:
+        if tokens:
+            before = self.pair.q(tokens[-2] if len(tokens) > 1 else start)
+            reached = limiter.after(float(entropy(before.log())), float(before[tokens[-1]].log()))
+            if tokens[-1] == self.end_token or reached is not None:
                 node.block = tokens[:-1] if self.drops else tokens
-        unsure = limits.HasField("max_entropy_before") and float(entropy(q.log())) > limits.max_entropy_before
-        if node.block is None and (drafted >= limits.max_tokens or unsure and drafted >= limits.min_tokens):
+        is_full = len(tokens) >= self.limits.max_tokens
+        if node.block is None and (is_full or limiter.refuses(float(entropy(q.log())))):
             node.block = tokens
         if node.block is None:
             for token, chance in enumerate(q.tolist()):
                 if chance > 0:
-                    node.children[token] = self._grow(start, (*tokens, token), joint * chance)
+                    node.children[token] = self._grow(start, (*tokens, token), copy(limiter))
         return node
 
 

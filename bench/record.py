@@ -1,11 +1,12 @@
-"""What a bench leaves behind: its rows as JSON."""
+"""What a run of a bench leaves behind: one JSON document, from which `bench report` draws."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,39 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written")
 
 
-def write_json(path: Path, bench: str, rows: Iterable[Row], *, quick: bool) -> None:
-    """quick: whether the figures are rough. Raises OSError."""
+def write_json(
+    path: Path,
+    bench: str,
+    rows: Iterable[Row] = (),
+    *,
+    quick: bool = False,
+    options: Mapping[str, Any] | None = None,
+    data: Any = None,
+) -> None:
+    """quick: whether the figures are rough. options: what was asked for. data: what the figures were made of, as JSON
+    values; each bench says in which form. Raises OSError."""
     document = {
         "bench": bench,
         "machine": describe_machine(),
         "commit": commit(),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "rough": quick,
+        "options": dict(options or {}),
         "rows": [_entry(row) for row in rows],
+        "data": data,
     }
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document of `write_json`. Raises OSError, or ValueError naming the file."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not {"bench", "machine", "commit", "rows", "data"} <= document.keys():
+        raise ValueError(f"{path} was not written by a bench's --json")
+    return document
 
 
 def _entry(row: Row) -> dict[str, Any]:

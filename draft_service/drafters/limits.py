@@ -1,0 +1,90 @@
+"""When drafting of a block ends: the limits of a round, followed candidate by candidate."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+from tandem.rpc.errors import TandemError
+from tandem.v1 import draft_pb2
+
+_MAX_BLOCK = 64
+_MAX_KNOTS = 64
+
+
+class Limiter:
+    """Follows one block; `max_tokens` is not its matter.
+
+    What looks at a drawn token acts after it was kept: what is submitted may not depend on it (the causal rule of
+    lossless verification). What acts before a token is drawn looks at its distribution only.
+    """
+
+    def __init__(self, limits: draft_pb2.DraftLimits) -> None:
+        self._limits = limits
+        self._drafted = 0
+        self._log_joint = 0.0  # of the product of q(x)
+        self._survival = 1.0
+
+    def refuses(self, entropy: float) -> bool:
+        """Whether the block ends before a token is drawn from a distribution of this entropy, in nats."""
+        limits = self._limits
+        if self._drafted < limits.min_tokens or not limits.HasField("max_entropy_before"):
+            return False
+        return entropy > limits.max_entropy_before
+
+    def after(self, entropy: float, log_probability: float) -> draft_pb2.DraftStop.ValueType | None:
+        """Takes in a candidate, log q(x) and H(q) in nats; which limit ends the block after it, if any."""
+        limits = self._limits
+        self._drafted += 1
+        self._log_joint += log_probability
+        if limits.min_survival:
+            self._survival *= expected_acceptance(limits.acceptance_curve, entropy)
+        if self._drafted < limits.min_tokens:
+            return None
+        if limits.HasField("max_entropy_after") and entropy > limits.max_entropy_after:
+            return draft_pb2.DRAFT_STOP_ENTROPY_AFTER
+        if limits.HasField("min_probability") and math.exp(log_probability) < limits.min_probability:
+            return draft_pb2.DRAFT_STOP_PROBABILITY
+        if limits.HasField("min_joint_probability") and math.exp(self._log_joint) < limits.min_joint_probability:
+            return draft_pb2.DRAFT_STOP_JOINT_PROBABILITY
+        if limits.min_survival:
+            least = limits.min_survival[min(self._drafted, len(limits.min_survival)) - 1]
+            if self._survival < least:
+                return draft_pb2.DRAFT_STOP_SURVIVAL
+        return None
+
+
+def expected_acceptance(curve: draft_pb2.AcceptanceCurve, entropy: float) -> float:
+    """The curve at an entropy in nats: linear between its knots, constant outside of them."""
+    above = bisect_right(curve.entropies, entropy)
+    if above == 0:
+        return curve.acceptances[0]
+    if above == len(curve.entropies):
+        return curve.acceptances[-1]
+    left, right = curve.entropies[above - 1], curve.entropies[above]
+    share = (entropy - left) / (right - left)
+    return curve.acceptances[above - 1] * (1 - share) + curve.acceptances[above] * share
+
+
+def check_limits(limits: draft_pb2.DraftLimits, *, path: str) -> None:
+    """Raises TandemError INVALID_FIELD for limits that mean nothing."""
+    if limits.max_tokens > _MAX_BLOCK:
+        raise TandemError.invalid_field(f"{path}.max_tokens", f"must be at most {_MAX_BLOCK}")
+    if not limits.min_survival:
+        return
+    if len(limits.min_survival) > _MAX_BLOCK:
+        raise TandemError.invalid_field(f"{path}.min_survival", f"has more than {_MAX_BLOCK} entries")
+    for index, value in enumerate(limits.min_survival):
+        if not value >= 0:  # nor is NaN
+            raise TandemError.invalid_field(f"{path}.min_survival[{index}]", f"must not be negative, as {value} is")
+    where, curve = f"{path}.acceptance_curve", limits.acceptance_curve
+    knots = list(curve.entropies)
+    if not 1 <= len(knots) <= _MAX_KNOTS or len(curve.acceptances) != len(knots):
+        counts = f"{len(knots)} entropies and {len(curve.acceptances)} acceptances"
+        raise TandemError.invalid_field(where, f"needs 1 to {_MAX_KNOTS} knots of both kinds; it has {counts}")
+    grows = all(one < other for one, other in zip(knots, knots[1:], strict=False))
+    if not (0 <= knots[0] and math.isfinite(knots[-1]) and grows):
+        raise TandemError.invalid_field(f"{where}.entropies", "must be finite, not negative, and grow")
+    for index, value in enumerate(curve.acceptances):
+        if not 0 <= value <= 1:
+            raise TandemError.invalid_field(f"{where}.acceptances[{index}]", f"must lie in [0, 1], not {value}")

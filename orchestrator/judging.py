@@ -1,0 +1,55 @@
+"""From the target's numbers to what an accept rule decides on."""
+
+from __future__ import annotations
+
+from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, Verification
+from tandem.noise import NoiseStream, Purpose
+from tandem.v1 import block_pb2, target_pb2
+
+# Under these a candidate's chance, before it was drawn, is 1 - TV of p and q; under block verification, which keeps
+# more, at least that.
+_RATIO_LIKE = (Verification.RATIO, Verification.BLOCK)
+
+
+def positions(
+    block: block_pb2.Block,
+    verified: target_pb2.VerifiedBlock,
+    noise: NoiseStream,
+    stop_token_ids: frozenset[int],
+) -> list[Position]:
+    """One for each candidate."""
+    measured = bool(verified.distances_lower)
+
+    def uniform(purpose: Purpose, index: int, probability: float = 0.5) -> float:
+        """Decides an event of `probability`; drawn only where there is something to decide (it takes its time)."""
+        return noise.uniform(purpose, block.position + index, verified.round) if 0 < probability < 1 else 0.0
+
+    return [
+        Position(
+            token=token,
+            acceptance=verified.acceptance_probabilities[index],
+            u=uniform(Purpose.ACCEPT, index, verified.acceptance_probabilities[index]),
+            v=uniform(Purpose.KDE, index) if measured else 0.0,
+            correction=verified.correction_token_ids[index],
+            target_token=verified.target_token_ids[index],
+            in_support=verified.in_support[index],
+            distance=Bracket(verified.distances_lower[index], verified.distances_upper[index]) if measured else None,
+            tv=verified.total_variations[index] if measured else None,
+            exact_only=token in stop_token_ids,
+        )
+        for index, token in enumerate(block.token_ids)
+    ]
+
+
+def expected_acceptances(
+    decided: list[Position], judgement: Judgement, rule: AcceptRule, verification: Verification
+) -> tuple[float, ...]:
+    """Of each decided candidate: the chance with which one drawn in its place is accepted, where that is known,
+    otherwise what became of it. A mean over what might have been drawn is less noisy than 0 or 1."""
+    chances = []
+    for index, position in enumerate(decided[: judgement.kept + 1]):
+        if verification in _RATIO_LIKE and not rule.lossy and position.tv is not None:
+            chances.append(1.0 - position.tv)
+        else:
+            chances.append(float(index < judgement.kept))
+    return tuple(chances)

@@ -1,0 +1,192 @@
+"""What drafting and verifying cost of late: measured by all completions of a pair, used by those that choose lengths.
+
+The model of a round is SmartSpec's (arXiv 2406.14066) with measured curves in the place of fitted lines and with the
+wire: a block of n candidates takes
+
+    n t_d + (1 + w) t_v(B (n + 1)) + t_o
+
+t_d: a draft step. t_v(k): a step of the target that takes in k tokens, of all the sequences that it serves. B: how many
+those are, so that the cost of a candidate is what it costs all of them; everyone is assumed to choose as this one does.
+w: waiting for the step before, as a share of a step. t_o: all else, the wire included. Seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+# [ours] What is remembered: a machine's pace changes within seconds, a single measurement is off by a third.
+_MEMORY = 32
+# Neighbours in size share a place: 1, 2, 3, 4, 5, 6, 7-8, 9-10 tokens and so on.
+_PLACE = math.log(1.2)
+
+
+@dataclass(slots=True)
+class Recent:
+    """Mean of the last measurements, newer ones weighing more; None before the first."""
+
+    value: float | None = None
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.count = min(self.count + 1, _MEMORY)
+        self.value = value if self.value is None else self.value + (value - self.value) / self.count
+
+    def or_else(self, value: float) -> float:
+        return value if self.value is None else self.value
+
+
+class StepTimes:
+    """Seconds of a step by the tokens that it takes in: a line, and where measurements leave it by more than their
+    noise, they.
+
+    What differs from the line is taken for as much of the truth as its noise leaves likely (the positive part of James
+    and Stein's estimator, 1961): two sizes of step that differ by a few percent would otherwise decide lengths.
+    Where only one size is known the guess is the best that can be: larger steps cost the same, smaller ones in
+    proportion. So what was never tried looks good, is tried, and is known.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[Recent, Recent]] = {}  # tokens and seconds
+        self._variance = Recent()  # of one measurement, over the square of its mean
+        self._known: _Curve | None = None
+
+    def add(self, tokens: float, seconds: float) -> None:
+        size, time = self._places.setdefault(round(math.log(tokens) / _PLACE), (Recent(), Recent()))
+        if time.value:
+            # Its mean has the noise of `count` measurements, the difference that of one more.
+            self._variance.add((seconds / time.value - 1) ** 2 * time.count / (time.count + 1))
+        size.add(tokens)
+        time.add(seconds)
+        self._known = None
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self._places)
+
+    def __call__(self, tokens: float) -> float:
+        """Needs one measurement."""
+        if self._known is None:
+            places = [self._places[place] for place in sorted(self._places)]
+            points = [(size.value or 0.0, time.value or 0.0, time.count) for size, time in places]
+            self._known = _Curve.through(points, self._variance.or_else(0.0))
+        return self._known(tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """Knots, growing in size and never falling in time; `slope` beyond the last. Below the first, `slope` where there
+    are others, in proportion to size where there are not."""
+
+    sizes: list[float]
+    times: list[float]
+    slope: float
+
+    @classmethod
+    def through(cls, points: list[tuple[float, float, int]], variance: float) -> _Curve:
+        """points: size, mean time and number of measurements. variance: of one measurement, relative."""
+        sizes, times = [size for size, _, _ in points], [time for _, time, _ in points]
+        counts = [count for _, _, count in points]
+        total = sum(counts)
+        middle, level = (sum(map(operator.mul, values, counts)) / total for values in (sizes, times))
+        spread = sum(count * (size - middle) ** 2 for size, count in zip(sizes, counts, strict=True))
+        together = sum(count * (size - middle) * (time - level) for size, time, count in points)
+        slope = max(0.0, together / spread) if spread else 0.0
+        found = []
+        for size, time, count in points:
+            line = level + slope * (size - middle)
+            noise, residual = variance * time * time / count, time - line
+            found.append(line + residual * max(0.0, 1 - noise / residual**2) if residual else line)
+        return cls(sizes, _never_falling(found, counts), slope)
+
+    def __call__(self, tokens: float) -> float:
+        above = bisect_left(self.sizes, tokens)
+        if above == 0:
+            first = self.sizes[0]
+            if len(self.sizes) == 1:
+                return self.times[0] * min(1.0, tokens / first)
+            return max(self.times[0] - self.slope * (first - tokens), self.times[0] * tokens / first)
+        if above == len(self.sizes):
+            return self.times[-1] + self.slope * (tokens - self.sizes[-1])
+        left, right = self.sizes[above - 1], self.sizes[above]
+        share = (tokens - left) / (right - left)
+        return self.times[above - 1] * (1 - share) + self.times[above] * share
+
+
+def _never_falling(values: list[float], weights: list[int]) -> list[float]:
+    """The closest that never falls (pool adjacent violators)."""
+    pools: list[tuple[float, int, int]] = []  # value, weight, how many
+    for value, weight in zip(values, weights, strict=True):
+        pool = value, weight, 1
+        while pools and pools[-1][0] >= pool[0]:
+            before, others, many = pools.pop()
+            together = others + pool[1]
+            pool = (before * others + pool[0] * pool[1]) / together, together, many + pool[2]
+        pools.append(pool)
+    return [value for value, _, many in pools for _ in range(many)]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCosts:
+    """What one round cost. Seconds; steps, tokens and sequences are counts.
+
+    target_tokens, target_sequences: of the target's step, the other sequences' included. other: the rest of the round.
+    """
+
+    draft_seconds: float
+    draft_steps: int
+    target_seconds: float
+    target_queue_seconds: float
+    target_tokens: float
+    target_sequences: float
+    other_seconds: float
+
+
+@dataclass(slots=True)
+class Costs:
+    """The model above. sessions: completions under way here, which plain decoding would serve in one step."""
+
+    verify: StepTimes = field(default_factory=StepTimes)
+    draft_step: Recent = field(default_factory=Recent)
+    sequences: Recent = field(default_factory=Recent)
+    sessions: int = 0
+    _waiting: Recent = field(default_factory=Recent)
+    _step: Recent = field(default_factory=Recent)
+    _other: Recent = field(default_factory=Recent)
+    _other_plain: Recent = field(default_factory=Recent)
+
+    def learn(self, costs: RoundCosts, *, drafted: int) -> None:
+        """drafted: candidates; 0 for a token of plain decoding."""
+        if costs.target_tokens > 0:
+            self.verify.add(costs.target_tokens, costs.target_seconds)
+            self.sequences.add(costs.target_sequences)
+        if drafted == 0:
+            self._other_plain.add(costs.other_seconds)
+            return
+        self._waiting.add(costs.target_queue_seconds)
+        self._step.add(costs.target_seconds)
+        self._other.add(costs.other_seconds)
+        if costs.draft_steps:
+            self.draft_step.add(costs.draft_seconds / costs.draft_steps)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a round with candidates has been seen."""
+        return self._other.value is not None and self.verify.is_known
+
+    def round_seconds(self, candidates: float) -> float:
+        """Of a block of so many, at least one."""
+        drafting = candidates * self.draft_step.or_else(0.0)
+        return drafting + self.verifying(candidates) + self._other.or_else(0.0)
+
+    def verifying(self, candidates: float) -> float:
+        """The target's part of it, waiting included."""
+        waiting = self._waiting.or_else(0.0) / max(self._step.or_else(0.0), 1e-9)
+        return (1 + waiting) * self.verify(self.sequences.or_else(1.0) * (candidates + 1))
+
+    def plain_seconds(self) -> float:
+        """Of a token that the target makes alone."""
+        together = max(self.sequences.or_else(1.0), self.sessions)
+        return self.verify(together) + self._other_plain.or_else(0.0)

@@ -1,0 +1,130 @@
+"""The goodput rule [ours]: draft for as long as a candidate is worth its time, and not at all where none is.
+
+The goodput of a block of n candidates (SmartSpec, arXiv 2406.14066) is what it is expected to yield over what it costs,
+all measured (`costs.py`, `expectation.py`):
+
+    G(n) = (1 + sum of s_i) / (n t_d + (1 + w) t_v(B (n + 1)) + t_o),    s_i = a^i,    G(0) = 1 / t_plain
+
+Every n up to the cap is tried, since t_v has steps. Where G(0) is the largest the target goes on alone for a while,
+ever longer, and one block after it tells whether that is still so. Otherwise a block goes on while its next candidate
+is expected to yield more than its time is worth at the best goodput known, G:
+
+    after candidate i stop iff for all m > i: S (a + ... + a^(m-i)) < G (cost of m - cost of i),
+    S = product of a(H) over the block, a = mean of a(H)
+
+a(H): expected acceptance by entropy, calibrated on line. Where costs grow evenly, m = i + 1 decides: looking one step
+ahead is optimal for independent candidates, as S never grows (the monotone case of optimal stopping: Chow, Robbins and
+Siegmund, 1971). The rule sees the entropy of distributions, never what was drawn from them: every exact rule stays
+exact. There is nothing to tune. Block lengths
+depend on measured times, so a seed gives the same text only under rules whose text does not depend on them (greedy,
+coupled).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from orchestrator.stopping.base import Limits, RoundOutcome
+from orchestrator.stopping.costs import Costs, Recent
+from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
+
+# Before anything is known.
+_FIRST_LENGTH = 5
+# Candidates over which a target's step may be flat before it rises; looked across when pricing the next ones.
+_STEP = 8
+# Tokens that the target makes alone before speculation is tried again: from the first to the last, doubling.
+_ALONE = (8, 64)
+
+
+@dataclass(slots=True)
+class Experience:
+    """What the completions of one pair of services have learnt together. curves: by what acceptance depends on, the
+    accept rule and whether the temperature is 0."""
+
+    costs: Costs = field(default_factory=Costs)
+    curves: dict[object, AcceptanceCurve] = field(default_factory=dict)
+
+    def curve(self, key: object) -> AcceptanceCurve:
+        return self.curves.setdefault(key, AcceptanceCurve())
+
+
+class Goodput:
+    """max_tokens: the cap. experience: shared with the other completions of the pair. key: of its curve."""
+
+    name = "goodput"
+
+    def __init__(self, max_tokens: int = 20, experience: Experience | None = None, key: object = None) -> None:
+        experience = experience or Experience()
+        self._max_tokens = max_tokens
+        self._costs = experience.costs
+        self._curve = OwnCurve(experience.curve(key))
+        self._drafted, self._yielded = Recent(), Recent()  # of a block: its candidates and its tokens
+        self._alone = _ALONE[0]
+        self._was_alone = False
+        self._survival: float | None = None
+
+    def limits(self) -> Limits:
+        if not self._costs.is_known:
+            return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
+        best = self._best()
+        plain = 1 / self._costs.plain_seconds()
+        if plain > best and not self._was_alone:
+            self._was_alone = True
+            tokens, self._alone = self._alone, min(2 * self._alone, _ALONE[1])
+            return Limits(max_tokens=0, alone_tokens=tokens)
+        if plain <= best:
+            self._alone = _ALONE[0]
+        self._was_alone = False
+        least = self._least_survivals(max(best, plain))
+        self._survival = least[0] if least else None
+        return Limits(
+            max_tokens=self._max_tokens,
+            min_tokens=1,
+            acceptance_curve=tuple(zip(knots(), self._curve.values(), strict=True)),
+            min_survival=least,
+        )
+
+    def _best(self) -> float:
+        """The best goodput of a block with candidates, in tokens per second.
+
+        Where blocks end when they should they do better than any fixed length: what they have yielded counts too.
+        """
+        acceptance, survival, tokens = self._curve.mean, 1.0, 1.0
+        best = 0.0
+        for candidates in range(1, self._max_tokens + 1):
+            survival *= acceptance
+            tokens += survival
+            best = max(best, tokens / self._costs.round_seconds(candidates))
+        if self._drafted.value is not None and self._yielded.value is not None:
+            best = max(best, self._yielded.value / self._costs.round_seconds(self._drafted.value))
+        return best
+
+    def _least_survivals(self, goodput: float) -> tuple[float, ...]:
+        """After each number of candidates: the survival below which no longer block is worth its time."""
+        acceptance, seconds = self._curve.mean, [self._costs.round_seconds(n) for n in range(1, self._max_tokens + 1)]
+        least = []
+        for length in range(self._max_tokens - 1):
+            more, survival, best = 0.0, 1.0, math.inf
+            for longer in range(length + 1, self._max_tokens):
+                survival *= acceptance
+                more += survival
+                price = goodput * (seconds[longer] - seconds[length]) / max(more, 1e-9)
+                if price > best and longer > length + _STEP:
+                    break
+                best = min(best, price)
+            least.append(best)
+        return tuple(least)
+
+    def update(self, outcome: RoundOutcome) -> None:
+        if outcome.costs is not None:
+            self._costs.learn(outcome.costs, drafted=outcome.drafted)
+        if outcome.drafted == 0:
+            return
+        self._drafted.add(outcome.drafted)
+        self._yielded.add(outcome.accepted + 1)
+        for entropy, acceptance in zip(outcome.entropies, outcome.acceptances, strict=False):
+            self._curve.add(entropy, acceptance)
+
+    def thresholds(self) -> dict[str, float]:
+        return {} if self._survival is None else {"survival": self._survival}
