@@ -121,6 +121,50 @@ async def test_a_continuation_of_another_prefix_is_refused(
         assert error.code is grpc.StatusCode.FAILED_PRECONDITION and error.metadata == expected
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("survival", "entropies", "acceptances", "field"),
+    [
+        ([-0.1], [0.0], [1.0], "min_survival[0]"),
+        ([0.5, NAN], [0.0], [1.0], "min_survival[1]"),
+        ([0.5] * 65, [0.0], [1.0], "min_survival"),
+        ([0.5], [], [], "acceptance_curve"),
+        ([0.5], [0.0, 1.0], [1.0], "acceptance_curve"),
+        ([0.5], list(range(65)), [1.0] * 65, "acceptance_curve"),
+        ([0.5], [1.0, 1.0], [1.0, 0.5], "acceptance_curve.entropies"),
+        ([0.5], [-1.0, 1.0], [1.0, 0.5], "acceptance_curve.entropies"),
+        ([0.5], [0.0, INFINITY], [1.0, 0.5], "acceptance_curve.entropies"),
+        ([0.5], [0.0, NAN], [1.0, 0.5], "acceptance_curve.entropies"),
+        ([0.5], [0.0, 1.0], [1.0, 1.5], "acceptance_curve.acceptances[1]"),
+        ([0.5], [0.0, 1.0], [NAN, 0.5], "acceptance_curve.acceptances[0]"),
+    ],
+)
+async def test_limits_that_mean_nothing_are_refused_by_field(
+    talk: SimpleNamespace, survival: list[float], entropies: list[float], acceptances: list[float], field: str
+) -> None:
+    draft = talk.draft()
+    await draft.ask(open=OPEN)
+    curve = {"entropies": entropies, "acceptances": acceptances}
+    limits = {**LIMITS, "min_survival": survival, "acceptance_curve": curve}
+    error = await draft.refusal(round={"round": 1, "continuation": _at(3), "limits": limits})
+    assert (error.reason, error.field) == ("INVALID_FIELD", f"round.limits.{field}")
+
+
+async def test_a_block_ends_where_its_survival_falls_below_the_entry_of_its_length(talk: SimpleNamespace) -> None:
+    """Every candidate is expected to be accepted by half, whatever its entropy: survival is .5, .25, .125."""
+    draft = talk.draft()
+    await draft.ask(open=OPEN)
+    curve = {"entropies": [0.0], "acceptances": [0.5]}
+    for number, (survival, length) in enumerate([([0.4], 2), ([0.1, 0.3], 2), ([0.6, 0.0], 1), ([0.0], 3), ([2.0], 1)]):
+        limits = {**LIMITS, "min_survival": survival, "acceptance_curve": curve}
+        answer = (await draft.ask(round={"round": number + 1, "continuation": _at(3), "limits": limits})).block
+        assert len(answer.block.token_ids) == length, survival
+        stopped = draft_pb2.DRAFT_STOP_MAX_TOKENS if length == 3 else draft_pb2.DRAFT_STOP_SURVIVAL
+        assert answer.stop == stopped
+
+
 @pytest.mark.parametrize("side", ["draft", "target"])
 @pytest.mark.parametrize(
     ("change", "reason", "field"),
