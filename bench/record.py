@@ -67,6 +67,7 @@ def _entry(row: Row) -> dict[str, Any]:
         "what": goal.what if goal else row.what,
         "measured": measured,
         "spread": list(figure.spread) if figure.spread else None,
+        "interval": [figure.interval.low, figure.interval.high] if figure.interval else None,
         "goal": goal.goal if goal else None,
         "direction": goal.direction if goal else None,
         "verdict": row.verdict.value or None,

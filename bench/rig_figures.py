@@ -16,10 +16,12 @@ from tandem.inference.threads import compute_with
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
-#: Name and dtype of what stands beside the base model.
+#: Name, dtype and weights of what stands beside the base model.
 MODELS = (
-    ("rig:wide-3", "bfloat16"), ("rig:wide-3", "float32"), ("rig:noise-0.02", "bfloat16"),
-    ("rig:noise-0.05", "bfloat16"), ("rig:noise-0.1", "bfloat16"), ("embedded:smollm2-draft", "bfloat16"),
+    ("rig:wide-3", "bfloat16", "full"), ("rig:wide-3", "float32", "full"),
+    ("rig:noise-0.02", "bfloat16", "full"), ("rig:noise-0.05", "bfloat16", "full"),
+    ("rig:noise-0.05", "bfloat16", "int8"), ("rig:noise-0.05", "bfloat16", "int4"),
+    ("rig:noise-0.1", "bfloat16", "full"), ("embedded:smollm2-draft", "bfloat16", "full"),
 )  # fmt: skip
 _TOKENS = 26
 _CONTEXT = 256
@@ -33,6 +35,7 @@ class RigFigures:
 
     name: str
     dtype: str
+    weights: str
     parameters: int
     agreement: float
     positions: int
@@ -50,18 +53,20 @@ def measure(threads: int) -> Iterator[RigFigures]:
         texts[dtype] = [(prompt, _greedy(base, prompt)) for prompt in _prompts()]
         if dtype == "bfloat16":
             base_step = _step(base)
-    for name, dtype in MODELS:
-        runner = _runner(name, dtype)
+    for name, dtype, weights in MODELS:
+        runner = _runner(name, dtype, weights)
         equal = total = 0
         for prompt, text in texts[dtype]:
             equal += sum(one == other for one, other in zip(_next(runner, prompt, text), text, strict=True))
             total += len(text)
         step = _step(runner)
-        yield RigFigures(name, dtype, runner.loaded.parameter_count, equal / total, total, step / base_step, step * 1e3)
+        parameters = runner.loaded.parameter_count
+        yield RigFigures(name, dtype, weights, parameters, equal / total, total, step / base_step, step * 1e3)
 
 
-def _runner(name: str, dtype: str) -> ModelRunner:
-    return ModelRunner(load_model(resolve(resolve_rig(name), None), dtype=dtype, device="cpu"), cache_bytes=256 << 20)
+def _runner(name: str, dtype: str, weights: str = "full") -> ModelRunner:
+    loaded = load_model(resolve(resolve_rig(name), None), dtype=dtype, weights=weights, device="cpu")
+    return ModelRunner(loaded, cache_bytes=256 << 20)
 
 
 def _prompts() -> list[list[int]]:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def rig_table(results: Sequence[RigFigures]) -> Table:
     """A rig's models beside the one that they are made of."""
-    table = new_table("model", "dtype", "parameters", "agreement", "a step, ms", "over the base model's")
+    table = new_table("model", "dtype", "weights", "parameters", "agreement", "a step, ms", "over the base model's")
     for row in results:
         agreement = f"{row.agreement:.3f} of {row.positions}"
         parameters = f"{row.parameters / 1e6:.0f} M"
-        table.add_row(row.name, row.dtype, parameters, agreement, f"{row.milliseconds:.1f}", f"{row.step:.2f}")
+        times = f"{row.milliseconds:.1f}", f"{row.step:.2f}"
+        table.add_row(row.name, row.dtype, row.weights, parameters, agreement, *times)
     return table
 
 

@@ -69,7 +69,7 @@ class Pair:
             other_seconds=self.other * shake() if drafted else 0.0,
         )  # fmt: skip
 
-    def goodput_of(self, length: int, rounds: int = 4000) -> float:
+    def goodput_of(self, length: int, rounds: int = 2000) -> float:
         """Tokens per second of a fixed length; 0 is the target alone."""
         outcomes = [self.block(Limits(length)) if length else self.alone() for _ in range(rounds)]
         return sum(each.accepted + 1 for each in outcomes) / sum(map(self.seconds, outcomes))
@@ -127,7 +127,7 @@ def test_it_is_as_good_as_the_best_fixed_length_and_as_none(costs: str) -> None:
     ratios = []
     for acceptance in (0.1, 0.4, 0.66, 0.83, 0.93, 1.0):
         pair = Pair(flat(acceptance), lambda source: 0.5, draft, step, other, sequences)
-        best = max(pair.goodput_of(length, 2000) for length in (0, *LENGTHS))
+        best = max(pair.goodput_of(length, 1000) for length in (0, *LENGTHS))
         experience = Experience()
         experience.costs.sessions = sequences
         ratios.append(run(pair, Goodput(experience=experience), 3000) / best)
