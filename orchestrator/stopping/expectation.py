@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -39,6 +40,12 @@ class AcceptanceCurve:
     def mean(self) -> float:
         """Over all candidates."""
         return (sum(self._sums) + _PRIOR_WEIGHT * _FIRST_GUESS) / (sum(self._weights) + _PRIOR_WEIGHT)
+
+    @property
+    def deviation(self) -> float:
+        """Standard error of the mean."""
+        mean = self.mean
+        return math.sqrt(mean * (1 - mean) / (sum(self._weights) + _PRIOR_WEIGHT))
 
     def at(self, entropy: float) -> float:
         values = self.values()
@@ -81,6 +88,11 @@ class OwnCurve:
     @property
     def mean(self) -> float:
         return self._own(self._shared.mean)
+
+    @property
+    def hoped(self) -> float:
+        """The mean and its standard error more: what is still possible."""
+        return min(1.0, self.mean + self._shared.deviation)
 
     def values(self) -> list[float]:
         return [self._own(value) for value in self._shared.values()]

@@ -67,13 +67,15 @@ class Goodput:
     def limits(self) -> Limits:
         if not self._costs.is_known:
             return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
-        best = self._best()
+        best = self._best(self._curve.mean)
         plain = 1 / self._costs.plain_seconds()
-        if plain > best and not self._was_alone:
+        # A few rejections at the start must not end speculation for long: it is given up once no hope is left for it.
+        pays = best >= plain or self._best(self._curve.hoped) >= plain
+        if not pays and not self._was_alone:
             self._was_alone = True
             tokens, self._alone = self._alone, min(2 * self._alone, _ALONE[1])
             return Limits(max_tokens=0, alone_tokens=tokens)
-        if plain <= best:
+        if pays:
             self._alone = _ALONE[0]
         self._was_alone = False
         least = self._least_survivals(max(best, plain))
@@ -85,12 +87,12 @@ class Goodput:
             min_survival=least,
         )
 
-    def _best(self) -> float:
-        """The best goodput of a block with candidates, in tokens per second.
+    def _best(self, acceptance: float) -> float:
+        """The best goodput of a block with candidates, each accepted with that chance, in tokens per second.
 
         Where blocks end when they should they do better than any fixed length: what they have yielded counts too.
         """
-        acceptance, survival, tokens = self._curve.mean, 1.0, 1.0
+        survival, tokens = 1.0, 1.0
         best = 0.0
         for candidates in range(1, self._max_tokens + 1):
             survival *= acceptance

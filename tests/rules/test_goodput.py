@@ -80,8 +80,7 @@ def run(pair: Pair, rule: Goodput, tokens: int) -> float:
     made, seconds = 0, 0.0
     while made < tokens:
         limits = rule.limits()
-        outcomes = [pair.alone() for _ in range(limits.alone_tokens)] if not limits.max_tokens else [pair.block(limits)]
-        for outcome in outcomes:
+        for outcome in [pair.alone() for _ in range(limits.alone_tokens)] or [pair.block(limits)]:
             rule.update(outcome)
             made += outcome.accepted + 1
             seconds += pair.seconds(outcome)
@@ -161,8 +160,8 @@ def test_speculation_stops_under_load_and_comes_back() -> None:
         alone = made = 0
         while made < tokens:
             limits = rule.limits()
-            outcomes = [pair.block(limits)] if limits.max_tokens else [pair.alone()] * limits.alone_tokens
-            for outcome in outcomes:
+            alone_now = [pair.alone() for _ in range(limits.alone_tokens)]
+            for outcome in alone_now or [pair.block(limits)]:
                 rule.update(outcome)
                 made += outcome.accepted + 1
             alone += limits.alone_tokens
