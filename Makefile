@@ -48,6 +48,6 @@ $(READY): pyproject.toml
 	@echo "Installing $(firstword $(TORCH)) (large; a few minutes the first time)"
 	@$(PIP) install $(TORCH)
 	@echo "Installing Tandem and what it needs"
-	@$(PIP) install --editable '.[models,dev]'
+	@$(PIP) install --editable '.[models,bench,dev]'
 	@$(BIN)/tandem pull
 	@touch $@

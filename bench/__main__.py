@@ -12,7 +12,10 @@ from bench.decode.command import decode
 from bench.engine.command import Options, measured
 from bench.engine.figures import SOAK_GOAL_MINUTES, Group
 from bench.machine import describe_machine
+from bench.page.command import report
+from bench.quality.command import quality
 from bench.record import check_writable, write_json
+from bench.serve.command import serve
 from bench.tables import rig_table, wire_table
 from bench.terminal import conclude, one_line_errors, stdout
 from bench.wire import measure
@@ -22,6 +25,9 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 app.command()(decode)
+app.command()(quality)
+app.command()(report)
+app.command()(serve)
 
 
 @app.callback()

@@ -31,7 +31,9 @@ def decode(
         list[Path] | None,
         typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Most prompts to take of each file, from the first.")] = 20,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Most prompts to take of each file, from the first. [8; with --check 4]")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each completion.")] = 64,
     temperature: Annotated[list[float] | None, typer.Option(min=0.0, help="0 is greedy; may be repeated.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
@@ -59,6 +61,7 @@ def decode(
         if check and temperature:
             raise ValueError("--check measures at temperature 0; leave out --temperature")
         policies = chosen(policy or (GOAL_POLICIES if check else None))
+        count = count or (4 if check else 8)
         prompts = [prompt for path in data or BUNDLED for prompt in read_prompts(path, count)]
         if json is not None:
             check_writable(json)

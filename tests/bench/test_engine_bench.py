@@ -99,8 +99,8 @@ def test_figures_are_written_as_json(bench: Bench, tmp_path: Path) -> None:
     assert list(rows) == figures_of(Group)
     assert rows["sessions8_throughput"] == {
         "name": "sessions8_throughput", "what": GOALS["sessions8_throughput"].what, "measured": 4.5,
-        "spread": [0.5, 1.5], "interval": None, "goal": 4.5, "direction": "at least", "verdict": "holds", "outcome": "measured",
-        "note": "1 ms against 1 ms",
+        "spread": [0.5, 1.5], "interval": None, "goal": 4.5, "direction": "at least", "verdict": "holds",
+        "outcome": "measured", "note": "1 ms against 1 ms",
     }  # fmt: skip
     assert rows["int4_decode"]["measured"] is None and rows["int4_decode"]["verdict"] == "short"
     assert rows["int4_equal_texts"]["verdict"] is None and rows["int4_equal_texts"]["goal"] is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.goals import Figure, Goal, GoalsError, Verdict, falls_short, judge, read_goals, summary
+from bench.intervals import Interval
 
 AT_MOST = Goal("a time", 1.05, "at most")
 AT_LEAST = Goal("a speed", 4.5, "at least")
@@ -41,6 +42,21 @@ def test_only_what_was_measured_holds() -> None:
     assert not falls_short(judge(figures[2:3], {"skipped": AT_MOST}, {}))
     assert summary(rows) == "1 of 6 goals hold, 3 fall short, 2 not measured"
     assert [row.verdict for row in rows if row.goal is None] == [Verdict.NO_GOAL]
+
+
+@pytest.mark.parametrize(
+    ("goal", "interval", "holds"),
+    [
+        (AT_LEAST, (4.0, 4.2, 4.5), True), (AT_LEAST, (4.0, 4.2, 4.49), False), (AT_MOST, (1.05, 1.1, 1.2), True),
+        (AT_MOST, (1.06, 1.1, 1.2), False), (AT_LEAST, (5.0, 6.0, 7.0), True),
+        (AT_LEAST, (math.nan, math.nan, math.nan), False),
+    ],
+)  # fmt: skip
+def test_with_an_interval_only_all_of_it_falls_short(
+    goal: Goal, interval: tuple[float, float, float], holds: bool
+) -> None:
+    (row,) = judge([Figure("noisy", interval[1], interval=Interval(*interval))], {"noisy": goal}, {})
+    assert row.verdict is (Verdict.HOLDS if holds else Verdict.SHORT)
 
 
 @pytest.mark.parametrize("figures", [[Figure("typo", 1.0)], [Figure("good", 1.0), Figure("good", 1.0)]])
