@@ -13,6 +13,7 @@ from bench.engine.command import Options, measured
 from bench.engine.figures import SOAK_GOAL_MINUTES, Group
 from bench.machine import describe_machine
 from bench.page.command import report
+from bench.peers.command import peers
 from bench.quality.command import quality
 from bench.record import check_writable, write_json
 from bench.serve.command import serve
@@ -25,6 +26,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 app.command()(decode)
+app.command()(peers)
 app.command()(quality)
 app.command()(report)
 app.command()(serve)

@@ -1,0 +1,1 @@
+"""Tandem beside what an engineer has today: transformers' generate, and the servers that are installed."""
