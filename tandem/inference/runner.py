@@ -22,9 +22,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-# Rows of a step that are not rounded up, and to what multiples others are, up to how many.
+# Rows of a step that are not rounded up, and to what multiples others are, up to how many. Blocks of one caller are
+# among the finer ones: rounded to multiples of 8, verifying 9 tokens took as long as 16.
 _EXACT_ROWS = 8
-_GRAINS = ((64, 8), (256, 32), (1 << 62, 128))
+_GRAINS = ((24, 2), (64, 8), (256, 32), (1 << 62, 128))
 
 
 class ContextFullError(ValueError):
