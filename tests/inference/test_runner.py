@@ -186,4 +186,4 @@ def test_steps_run_matrices_of_few_sizes() -> None:
         sequence = models.runner.open()
         models.runner.forward([Block(sequence, text(count), 1)])
         sequence.close()
-    assert sizes == {*range(1, 9), *range(16, 65, 8), 96, 128}
+    assert sizes == {*range(1, 9), *range(10, 25, 2), *range(32, 65, 8), 96, 128}
