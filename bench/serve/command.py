@@ -18,11 +18,14 @@ from bench.prompts import BUNDLED, FORMATS, read_prompts
 from bench.record import check_writable, write_json
 from bench.serve.figures import figures
 from bench.serve.options import Options
+from bench.serve.points import Point
 from bench.serve.report import Report
-from bench.serve.run import run
+from bench.serve.run import run, whole_repetitions
 from bench.serve.workload import Workload
 from bench.terminal import conclude, one_line_errors, stdout
 from tandem.cli.errors import CliError
+
+_INTERRUPTED = 130
 
 
 def serve(
@@ -75,6 +78,7 @@ def serve(
 
     Each prompt begins with a random number of its own, since the target keeps prompts for others that begin alike;
     --shared-prompts does without. All texts have the same length, unless --natural-lengths lets them end.
+    Ctrl-C ends it with what whole repetitions have given.
     """
     with one_line_errors():
         options = Options(
@@ -93,17 +97,28 @@ def serve(
         console = stdout()
         console.print(describe_machine())
         console.print(f"{pair}; {len(prompts)} prompts, {options.tokens()} tokens each\n")
-        with running(pair) as client, Console(stderr=True).status("starting", refresh_per_second=1) as status:
-            points = asyncio.run(
-                run(client.endpoint, workload, policies, options.loads(), options.scale(), status.update)
-            )
+        points: list[Point] = []
+        interrupted = False
+        try:
+            with running(pair) as client, Console(stderr=True).status("starting", refresh_per_second=1) as status:
+                asyncio.run(
+                    run(client.endpoint, workload, policies, options.loads(), options.scale(), points, status.update)
+                )
+        except KeyboardInterrupt:
+            interrupted = True
+        repetitions = whole_repetitions(points)
+        if not repetitions:
+            raise typer.Exit(_INTERRUPTED)
         report = Report(points)
         report.show(console)
-        rows = judge(figures(report.sweeps, options.scale().repetitions), goals, {})
+        rows = judge(figures(report.sweeps, repetitions), goals, {})
         if json is not None:
             asked = pair.options() | options.to_plain() | _options(workload, data, count)
             write_json(json, "serve", rows, quick=quick, options=asked, data=report.to_plain())
-    conclude(console, rows, quick=quick, check=check)
+    conclude(console, rows, quick=quick, check=check and not interrupted)
+    if interrupted:
+        console.print(f"Interrupted: {repetitions} of {options.scale().repetitions} repetitions.")
+        raise typer.Exit(_INTERRUPTED)
 
 
 def _options(workload: Workload, data: list[Path] | None, count: int) -> dict[str, Any]:

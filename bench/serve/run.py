@@ -35,15 +35,17 @@ async def run(
     policies: Mapping[str, policy_pb2.SpeculationPolicy],
     loads: Sequence[Load],
     scale: Scale,
+    points: list[Point],
     say: Callable[[str], None],
-) -> list[Point]:
+) -> None:
     """Every policy at every load, in each repetition; policies at one load in an order drawn anew each time.
 
-    say: told what is measured. Raises TandemError for an error that is no matter of load, CliError for a draft that
-    is gone.
+    points: what is measured is added to, so that whoever interrupts has what there was by then. say: told what is
+    measured. Raises TandemError for an error that is no matter of load, CliError for a draft that is gone.
     """
     order = random.Random(workload.seed)
-    points = {(policy, load): Point(policy, load) for load in loads for policy in policies}
+    points += [Point(policy, load) for load in loads for policy in policies]
+    found = {(point.policy, point.load): point for point in points}
     async with Caller(endpoint, timeout=scale.timeout) as caller:
         for name, policy in policies.items():
             say(f"warming up: {name}")
@@ -55,7 +57,7 @@ async def run(
                 for name in order.sample(list(policies), k=len(policies)):
                     say(f"repetition {repetition + 1} of {scale.repetitions}: {load}, {name}")
                     requests = workload.requests(policies[name], repetition, f"{load} {name}")
-                    point = points[name, load]
+                    point = found[name, load]
                     # The same arrivals for all policies.
                     source = random.Random(f"{workload.seed} {repetition} {load}")
                     if load.rate is not None:
@@ -71,7 +73,14 @@ async def run(
                     point.runs.append(loaded)
                     if _lost_drafts(loaded):
                         await caller.check_draft()
-    return list(points.values())
+
+
+def whole_repetitions(points: Sequence[Point]) -> int:
+    """Forgets what a repetition that was interrupted had measured; how many there were before it."""
+    whole = min((len(point.runs) for point in points), default=0)
+    for point in points:
+        del point.runs[whole:]
+    return whole
 
 
 def _lost_drafts(loaded: Loaded) -> bool:

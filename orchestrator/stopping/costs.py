@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 
 # [ours] What is remembered: a machine's pace changes within seconds, a single measurement is off by a third.
 _MEMORY = 32
+# Steps after which a size that did not occur since weighs 1/e: what it took was under another load.
+_AGE = 500
 # Neighbours in size share a place: 1, 2, 3, 4, 5, 6, 7-8, 9-10 tokens and so on.
 _PLACE = math.log(1.2)
 
@@ -49,17 +51,21 @@ class StepTimes:
     """
 
     def __init__(self) -> None:
-        self._places: dict[int, tuple[Recent, Recent]] = {}  # tokens and seconds
+        self._places: dict[int, _Place] = {}
+        self._steps = 0
         self._variance = Recent()  # of one measurement, over the square of its mean
         self._known: _Curve | None = None
 
     def add(self, tokens: float, seconds: float) -> None:
-        size, time = self._places.setdefault(round(math.log(tokens) / _PLACE), (Recent(), Recent()))
-        if time.value:
+        self._steps += 1
+        place = self._places.setdefault(round(math.log(tokens) / _PLACE), _Place())
+        if place.seconds.value:
             # Its mean has the noise of `count` measurements, the difference that of one more.
-            self._variance.add((seconds / time.value - 1) ** 2 * time.count / (time.count + 1))
-        size.add(tokens)
-        time.add(seconds)
+            count = place.seconds.count
+            self._variance.add((seconds / place.seconds.value - 1) ** 2 * count / (count + 1))
+        place.tokens.add(tokens)
+        place.seconds.add(seconds)
+        place.last = self._steps
         self._known = None
 
     @property
@@ -69,10 +75,23 @@ class StepTimes:
     def __call__(self, tokens: float) -> float:
         """Needs one measurement."""
         if self._known is None:
-            places = [self._places[place] for place in sorted(self._places)]
-            points = [(size.value or 0.0, time.value or 0.0, time.count) for size, time in places]
+            points = [self._places[place].point(self._steps) for place in sorted(self._places)]
             self._known = _Curve.through(points, self._variance.or_else(0.0))
         return self._known(tokens)
+
+
+@dataclass(slots=True)
+class _Place:
+    """Steps of about one size. last: number of the last one, of all steps."""
+
+    tokens: Recent = field(default_factory=Recent)
+    seconds: Recent = field(default_factory=Recent)
+    last: int = 0
+
+    def point(self, steps: int) -> tuple[float, float, float]:
+        """Mean size, mean time, and how many measurements they are worth after so many steps of all sizes."""
+        assert self.tokens.value is not None and self.seconds.value is not None
+        return self.tokens.value, self.seconds.value, self.seconds.count * math.exp((self.last - steps) / _AGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,8 @@ class _Curve:
     slope: float
 
     @classmethod
-    def through(cls, points: list[tuple[float, float, int]], variance: float) -> _Curve:
-        """points: size, mean time and number of measurements. variance: of one measurement, relative."""
+    def through(cls, points: list[tuple[float, float, float]], variance: float) -> _Curve:
+        """points: size, mean time and how many measurements they are worth. variance: of one, relative."""
         sizes, times = [size for size, _, _ in points], [time for _, time, _ in points]
         counts = [count for _, _, count in points]
         total = sum(counts)
@@ -115,9 +134,9 @@ class _Curve:
         return self.times[above - 1] * (1 - share) + self.times[above] * share
 
 
-def _never_falling(values: list[float], weights: list[int]) -> list[float]:
+def _never_falling(values: list[float], weights: list[float]) -> list[float]:
     """The closest that never falls (pool adjacent violators)."""
-    pools: list[tuple[float, int, int]] = []  # value, weight, how many
+    pools: list[tuple[float, float, int]] = []  # value, weight, how many
     for value, weight in zip(values, weights, strict=True):
         pool = value, weight, 1
         while pools and pools[-1][0] >= pool[0]:

@@ -23,6 +23,7 @@ coupled).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.stopping.base import Limits, RoundOutcome
@@ -67,10 +68,10 @@ class Goodput:
     def limits(self) -> Limits:
         if not self._costs.is_known:
             return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
-        best = self._best(self._curve.mean)
-        plain = 1 / self._costs.plain_seconds()
+        seconds = [self._costs.round_seconds(candidates) for candidates in range(1, self._max_tokens + 1)]
+        best, plain = self._best(seconds, self._curve.mean), 1 / self._costs.plain_seconds()
         # A few rejections at the start must not end speculation for long: it is given up once no hope is left for it.
-        pays = best >= plain or self._best(self._curve.hoped) >= plain
+        pays = best >= plain or self._best(seconds, self._curve.hoped) >= plain
         if not pays and not self._was_alone:
             self._was_alone = True
             tokens, self._alone = self._alone, min(2 * self._alone, _ALONE[1])
@@ -78,7 +79,7 @@ class Goodput:
         if pays:
             self._alone = _ALONE[0]
         self._was_alone = False
-        least = self._least_survivals(max(best, plain))
+        least = self._least_survivals(seconds, max(best, plain))
         self._survival = least[0] if least else None
         return Limits(
             max_tokens=self._max_tokens,
@@ -87,25 +88,24 @@ class Goodput:
             min_survival=least,
         )
 
-    def _best(self, acceptance: float) -> float:
+    def _best(self, seconds: Sequence[float], acceptance: float) -> float:
         """The best goodput of a block with candidates, each accepted with that chance, in tokens per second.
 
-        Where blocks end when they should they do better than any fixed length: what they have yielded counts too.
+        seconds: of rounds with 1, 2, ... candidates. Where blocks end when they should they do better than any fixed
+        length: what they have yielded counts too.
         """
-        survival, tokens = 1.0, 1.0
-        best = 0.0
-        for candidates in range(1, self._max_tokens + 1):
+        survival, tokens, best = 1.0, 1.0, 0.0
+        for cost in seconds:
             survival *= acceptance
             tokens += survival
-            best = max(best, tokens / self._costs.round_seconds(candidates))
+            best = max(best, tokens / cost)
         if self._drafted.value is not None and self._yielded.value is not None:
             best = max(best, self._yielded.value / self._costs.round_seconds(self._drafted.value))
         return best
 
-    def _least_survivals(self, goodput: float) -> tuple[float, ...]:
+    def _least_survivals(self, seconds: Sequence[float], goodput: float) -> tuple[float, ...]:
         """After each number of candidates: the survival below which no longer block is worth its time."""
-        acceptance, seconds = self._curve.mean, [self._costs.round_seconds(n) for n in range(1, self._max_tokens + 1)]
-        least = []
+        acceptance, least = self._curve.mean, []
         for length in range(self._max_tokens - 1):
             more, survival, best = 0.0, 1.0, math.inf
             for longer in range(length + 1, self._max_tokens):

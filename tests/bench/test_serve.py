@@ -32,7 +32,7 @@ from bench.serve.options import Options
 from bench.serve.points import Point
 from bench.serve.records import NOT_SENT, Percentiles, Record, Window
 from bench.serve.report import Report
-from bench.serve.run import Scale, run
+from bench.serve.run import Scale, run, whole_repetitions
 from bench.serve.workload import Workload
 from tandem.cli.errors import CliError
 from tandem.inference.engine import EngineLimits
@@ -391,17 +391,18 @@ async def test_a_draft_that_is_gone_ends_the_bench() -> None:
         workload, policies = Workload(PROMPTS, max_tokens=4), {ALONE: POLICIES[ALONE], VANILLA: POLICIES[VANILLA]}
         with pytest.raises(CliError, match="draft"):
             await run(
-                services.orchestrator.address, workload, policies, [Load(clients=1)], Scale(seconds=0.1), lambda _: None
-            )
+                services.orchestrator.address, workload, policies, [Load(clients=1)], Scale(seconds=0.1), [],
+                lambda _: None,
+            )  # fmt: skip
 
 
 async def test_all_policies_are_measured_at_all_loads_in_each_repetition() -> None:
     policies = {name: POLICIES[name] for name in (ALONE, VANILLA)}
-    loads, said = [Load(clients=1), Load(clients=2), Load(rate=20.0)], list[str]()
+    loads, said, points = [Load(clients=1), Load(clients=2), Load(rate=20.0)], list[str](), list[Point]()
     async with calling() as (_, services):
-        points = await run(
+        await run(
             services.orchestrator.address, Workload(PROMPTS, max_tokens=6), policies, loads,
-            Scale(seconds=0.2, repetitions=3), said.append,
+            Scale(seconds=0.2, repetitions=3), points, said.append,
         )  # fmt: skip
     assert [(point.policy, point.load) for point in points] == [(name, load) for load in loads for name in policies]
     assert all(len(point.runs) == 3 and min(point.speeds) > 0 for point in points)
@@ -410,6 +411,26 @@ async def test_all_policies_are_measured_at_all_loads_in_each_repetition() -> No
     by_policy = {point.policy: point for point in points if point.load == loads[0]}
     assert by_policy[ALONE].plain_share == 1.0 and by_policy[ALONE].mean_acceptance_length == 1.0
     assert 0 < (by_policy[VANILLA].plain_share or 0) < 1 < (by_policy[VANILLA].mean_acceptance_length or 0)
+
+
+async def test_what_whole_repetitions_gave_outlives_an_interruption() -> None:
+    class Interrupted(Exception):
+        pass
+
+    def say(text: str) -> None:
+        if text.startswith("repetition 2 of 3: 2 "):
+            raise Interrupted
+
+    loads, points = [Load(clients=1), Load(clients=2)], list[Point]()
+    policies = {name: POLICIES[name] for name in (ALONE, VANILLA)}
+    async with calling() as (_, services):
+        with pytest.raises(Interrupted):
+            await run(
+                services.orchestrator.address, Workload(PROMPTS, max_tokens=6), policies, loads,
+                Scale(seconds=0.1, repetitions=3), points, say,
+            )  # fmt: skip
+    assert [len(point.runs) for point in points] == [2, 2, 1, 1]
+    assert whole_repetitions(points) == 1 and [len(point.runs) for point in points] == [1, 1, 1, 1]
 
 
 # The command.
