@@ -27,7 +27,7 @@ def make_drafter(settings: DraftSettings) -> Drafter:
     from tandem.inference.serving import load_engine
     from tandem.wire import model_info
 
-    served = load_engine(settings.model, settings.revision, **settings.engine_options())
+    served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
     return ModelDrafter(served.engine, model_info(served))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ByteSize, Field
@@ -19,6 +20,11 @@ class ModelSettings(ServiceSettings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the model; all cores if unset.")
+    turns: Path | None = Field(
+        None,
+        description="File by which services that share a CPU's cores take turns, step by step; the same for all of"
+        " them. Without one they compute at once, which is slower unless --threads leaves each one cores of its own.",
+    )
     cache_bytes: ByteSize | None = Field(
         None,
         ge=1,
@@ -50,5 +56,6 @@ class ModelSettings(ServiceSettings):
             "threads": self.threads,
             "cache_bytes": self.cache_bytes,
             "gpu_share": self.gpu_share,
+            "turns": self.turns,
             "limits": EngineLimits(self.max_sessions, self.max_queue, self.step_tokens),
         }

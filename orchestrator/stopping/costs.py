@@ -16,9 +16,12 @@ import math
 import operator
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import partial
 
-# [ours] What is remembered: a machine's pace changes within seconds, a single measurement is off by a third.
+# [ours] What is remembered of a size of step: the pace changes within seconds, one measurement is off by a third.
 _MEMORY = 32
+# And of what changes at once when callers come or go.
+_LOAD_MEMORY = 8
 # Steps after which a size that did not occur since weighs 1/e: what it took was under another load.
 _AGE = 500
 # Neighbours in size share a place: 1, 2, 3, 4, 5, 6, 7-8, 9-10 tokens and so on.
@@ -31,9 +34,10 @@ class Recent:
 
     value: float | None = None
     count: int = 0
+    memory: int = _MEMORY
 
     def add(self, value: float) -> None:
-        self.count = min(self.count + 1, _MEMORY)
+        self.count = min(self.count + 1, self.memory)
         self.value = value if self.value is None else self.value + (value - self.value) / self.count
 
     def or_else(self, value: float) -> float:
@@ -165,27 +169,29 @@ class RoundCosts:
 
 @dataclass(slots=True)
 class Costs:
-    """The model above. sessions: completions under way here, which plain decoding would serve in one step."""
+    """The model above. sessions: completions under way here.
+
+    B is remembered as a share of them: when callers come or go it changes with them at once. It is above 1 where others
+    use the target, too.
+    """
 
     verify: StepTimes = field(default_factory=StepTimes)
-    draft_step: Recent = field(default_factory=Recent)
-    sequences: Recent = field(default_factory=Recent)
+    draft_step: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
     sessions: int = 0
-    _waiting: Recent = field(default_factory=Recent)
-    _step: Recent = field(default_factory=Recent)
-    _other: Recent = field(default_factory=Recent)
-    _other_plain: Recent = field(default_factory=Recent)
+    _share: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
+    _waiting: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
+    _other: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
+    _other_plain: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
 
     def learn(self, costs: RoundCosts, *, drafted: int) -> None:
         """drafted: candidates; 0 for a token of plain decoding."""
         if costs.target_tokens > 0:
             self.verify.add(costs.target_tokens, costs.target_seconds)
-            self.sequences.add(costs.target_sequences)
         if drafted == 0:
             self._other_plain.add(costs.other_seconds)
             return
-        self._waiting.add(costs.target_queue_seconds)
-        self._step.add(costs.target_seconds)
+        self._share.add(costs.target_sequences / max(1, self.sessions))
+        self._waiting.add(costs.target_queue_seconds / max(costs.target_seconds, 1e-9))
         self._other.add(costs.other_seconds)
         if costs.draft_steps:
             self.draft_step.add(costs.draft_seconds / costs.draft_steps)
@@ -202,10 +208,12 @@ class Costs:
 
     def verifying(self, candidates: float) -> float:
         """The target's part of it, waiting included."""
-        waiting = self._waiting.or_else(0.0) / max(self._step.or_else(0.0), 1e-9)
-        return (1 + waiting) * self.verify(self.sequences.or_else(1.0) * (candidates + 1))
+        return (1 + self._waiting.or_else(0.0)) * self.verify(self.together() * (candidates + 1))
 
     def plain_seconds(self) -> float:
         """Of a token that the target makes alone."""
-        together = max(self.sequences.or_else(1.0), self.sessions)
-        return self.verify(together) + self._other_plain.or_else(0.0)
+        return self.verify(max(self.together(), self.sessions)) + self._other_plain.or_else(0.0)
+
+    def together(self) -> float:
+        """B: sequences in one step of the target."""
+        return max(1.0, self._share.or_else(1.0) * max(1, self.sessions))

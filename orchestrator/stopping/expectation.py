@@ -90,9 +90,14 @@ class OwnCurve:
         return self._own(self._shared.mean)
 
     @property
+    def mean_of_all(self) -> float:
+        """Of the pair."""
+        return self._shared.mean
+
+    @property
     def hoped(self) -> float:
         """The mean and its standard error more: what is still possible."""
-        return min(1.0, self.mean + self._shared.deviation)
+        return min(1.0, max(self.mean, self._shared.mean) + self._shared.deviation)
 
     def values(self) -> list[float]:
         return [self._own(value) for value in self._shared.values()]

@@ -34,6 +34,8 @@ from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
 _FIRST_LENGTH = 5
 # Candidates over which a target's step may be flat before it rises; looked across when pricing the next ones.
 _STEP = 8
+# From so many sequences in a step of the target on, they are taken to draft together, too.
+_CROWD = 1.5
 # Tokens that the target makes alone before speculation is tried again: from the first to the last, doubling.
 _ALONE = (8, 64)
 
@@ -69,9 +71,12 @@ class Goodput:
         if not self._costs.is_known:
             return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
         seconds = [self._costs.round_seconds(candidates) for candidates in range(1, self._max_tokens + 1)]
-        best, plain = self._best(seconds, self._curve.mean), 1 / self._costs.plain_seconds()
+        # Those that draft together end together: a longer block of one lets all others wait for it.
+        crowded = self._costs.together() >= _CROWD
+        mean = self._curve.mean_of_all if crowded else self._curve.mean
+        (best, length), plain = self._best(seconds, mean), 1 / self._costs.plain_seconds()
         # A few rejections at the start must not end speculation for long: it is given up once no hope is left for it.
-        pays = best >= plain or self._best(seconds, self._curve.hoped) >= plain
+        pays = best >= plain or self._best(seconds, self._curve.hoped)[0] >= plain
         if not pays and not self._was_alone:
             self._was_alone = True
             tokens, self._alone = self._alone, min(2 * self._alone, _ALONE[1])
@@ -79,36 +84,40 @@ class Goodput:
         if pays:
             self._alone = _ALONE[0]
         self._was_alone = False
+        if crowded:  # and what one of them drafts less is saved by the target alone
+            seconds = [self._costs.verifying(candidates) for candidates in range(1, length + 1)]
         least = self._least_survivals(seconds, max(best, plain))
         self._survival = least[0] if least else None
         return Limits(
-            max_tokens=self._max_tokens,
+            max_tokens=len(seconds),
             min_tokens=1,
             acceptance_curve=tuple(zip(knots(), self._curve.values(), strict=True)),
             min_survival=least,
         )
 
-    def _best(self, seconds: Sequence[float], acceptance: float) -> float:
-        """The best goodput of a block with candidates, each accepted with that chance, in tokens per second.
+    def _best(self, seconds: Sequence[float], acceptance: float) -> tuple[float, int]:
+        """The best goodput of a block with candidates, each accepted with that chance, in tokens per second, and the
+        fixed length that is best.
 
         seconds: of rounds with 1, 2, ... candidates. Where blocks end when they should they do better than any fixed
         length: what they have yielded counts too.
         """
-        survival, tokens, best = 1.0, 1.0, 0.0
-        for cost in seconds:
+        survival, tokens, best, length = 1.0, 1.0, 0.0, 1
+        for candidates, cost in enumerate(seconds, start=1):
             survival *= acceptance
             tokens += survival
-            best = max(best, tokens / cost)
+            if tokens > best * cost:
+                best, length = tokens / cost, candidates
         if self._drafted.value is not None and self._yielded.value is not None:
             best = max(best, self._yielded.value / self._costs.round_seconds(self._drafted.value))
-        return best
+        return best, length
 
     def _least_survivals(self, seconds: Sequence[float], goodput: float) -> tuple[float, ...]:
         """After each number of candidates: the survival below which no longer block is worth its time."""
         acceptance, least = self._curve.mean, []
-        for length in range(self._max_tokens - 1):
+        for length in range(len(seconds) - 1):
             more, survival, best = 0.0, 1.0, math.inf
-            for longer in range(length + 1, self._max_tokens):
+            for longer in range(length + 1, len(seconds)):
                 survival *= acceptance
                 more += survival
                 price = goodput * (seconds[longer] - seconds[length]) / max(more, 1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -127,12 +128,11 @@ class LocalServices:
         self._show_logs = show_logs
         self._say = say
         self._services: list[Service] = []
-        self._logs: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.endpoint = ""
 
     def __enter__(self) -> Self:
-        if not self._show_logs:
-            self._logs = tempfile.TemporaryDirectory(prefix="tandem-")
+        self._folder = tempfile.TemporaryDirectory(prefix="tandem-")
         try:
             self._start()
         except BaseException:
@@ -162,6 +162,9 @@ class LocalServices:
         model_flags = ["--dtype", layout.dtype]
         if layout.threads is not None:
             model_flags += ["--threads", str(layout.threads)]
+        if layout.draft_model is not None and _share_cores(layout.threads):
+            assert self._folder is not None
+            model_flags += ["--turns", f"{self._folder.name}/turns"]
         self._say("loading the models")
         target = self._spawn(
             "target_service",
@@ -196,7 +199,8 @@ class LocalServices:
                 service.read_port()
 
     def _spawn(self, module: str, flags: list[str]) -> Service:
-        log = Path(self._logs.name) / f"{module}.log" if self._logs is not None else None
+        assert self._folder is not None
+        log = None if self._show_logs else Path(self._folder.name) / f"{module}.log"
         # A signal between the start of a process and the note of it would leave it running.
         with signals_wait():
             service = Service(module, flags, log=log)
@@ -211,9 +215,9 @@ class LocalServices:
             for service in reversed(self._services):
                 service.wait(deadline - time.monotonic())
             self._services.clear()
-            if self._logs is not None:
-                self._logs.cleanup()
-                self._logs = None
+            if self._folder is not None:
+                self._folder.cleanup()
+                self._folder = None
 
     def _terminate(self) -> None:
         # The orchestrator first: it stops sending work before those that do it go away.
@@ -234,6 +238,11 @@ def _check_ports(layout: Layout) -> None:
             raise CliError(f"{taken}; choose another with {flag} (0 takes a free one)") from error
         except ListenError as error:
             raise CliError(str(error)) from error
+
+
+def _share_cores(threads: int | None) -> bool:
+    """Whether draft and target compute on the same cores, if they compute on a CPU."""
+    return threads is None or 2 * threads > len(os.sched_getaffinity(0))
 
 
 def _model(name: str, revision: str | None) -> list[str]:

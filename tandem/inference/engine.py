@@ -24,6 +24,7 @@ from tandem.inference.runner import Block, Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.threads import compute_with
+from tandem.inference.turns import Turns
 from tandem.inference.work import Job, Timing, Work
 
 __all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing", "Work"]
@@ -35,6 +36,9 @@ _LOGITS_BYTES = 256 << 20
 # Seconds between looks at whether a step has become possible, where others hold the whole cache.
 _STALL_SECONDS = 0.02
 _RETRY_SECONDS = (0.5, 30.0)
+# Where another has had the turn: most time to wait for what is on its way, and most between two arrivals.
+_GATHER_SECONDS = 0.02
+_GAP_SECONDS = 0.004
 
 
 class EngineClosedError(Exception):
@@ -75,12 +79,19 @@ class Engine:
     """Runs works on one model. `start` it, and `await close()` it at the end."""
 
     def __init__(
-        self, runner: ModelRunner, limits: EngineLimits | None = None, *, threads: int | None = None
+        self,
+        runner: ModelRunner,
+        limits: EngineLimits | None = None,
+        *,
+        threads: int | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        """threads: of the CPU, to compute with; None for as many as the calling thread has."""
+        """threads: of the CPU, to compute with; None for as many as the calling thread has. turns: with the engines of
+        other services, whose steps are not to run at the same time; closed with this one."""
         self._runner = runner
         self._limits = limits or EngineLimits()
         self._threads = threads or torch.get_num_threads()
+        self._turns = turns
         self._scheduler = Scheduler(runner.cache.pool, _budget(runner, self._limits, self._threads))
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: list[Job] = []
@@ -197,9 +208,14 @@ class Engine:
             self._has_threads.set()
             with torch.inference_mode():
                 while self._take():
-                    self._step_or_fail()
+                    if self._turns is None:
+                        self._step_or_fail()
+                    elif not self._step_in_turn(self._turns):
+                        break
         finally:
             self._closed = True
+            if self._turns is not None:
+                self._turns.close()
             self._has_threads.set()  # whoever started it must not wait for what failed
             self._fail_all()
 
@@ -214,12 +230,40 @@ class Engine:
             except queue.Empty:
                 return True
             self._is_stalled = False
-            if message is None:
+            if not self._handle(message):
                 return False
-            if isinstance(message, Job):
-                self._jobs.append(message)
-            else:
-                message()
+
+    def _gather(self) -> bool:
+        """As `_take`, and waits a moment for more, for as long as more comes and not all sequences have work: what was
+        made in another's turn is on its way, and one step for all takes little longer than one for the first."""
+        if not self._take():
+            return False
+        ends = time.perf_counter() + _GATHER_SECONDS
+        while len(self._jobs) < len(self._sequences) and (left := ends - time.perf_counter()) > 0:
+            try:
+                message = self._inbox.get(timeout=min(left, _GAP_SECONDS))
+            except queue.Empty:
+                return True
+            if not self._handle(message):
+                return False
+        return True
+
+    def _handle(self, message: Job | Callable[[], None] | None) -> bool:
+        """False at the end."""
+        if isinstance(message, Job):
+            self._jobs.append(message)
+        elif message is not None:
+            message()
+        return message is not None
+
+    def _step_in_turn(self, turns: Turns) -> bool:
+        """A step, if there is one to make; False at the end. No work that is finished waits for a turn."""
+        if self._has_tasks():
+            if turns.begin() and not self._gather():
+                return False
+            self._step_or_fail()
+            turns.end(more=self._has_tasks() and not self._is_stalled)
+        return True
 
     def _close(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
@@ -230,10 +274,20 @@ class Engine:
         try:
             self._step()
         except Exception as error:
-            _log.exception("a step failed")
-            for job in self._jobs:
-                job.give_up(error)
-            self._jobs = []
+            self._give_up(error)
+
+    def _has_tasks(self) -> bool:
+        try:
+            return bool(self._with_tasks())
+        except Exception as error:
+            self._give_up(error)
+            return False
+
+    def _give_up(self, error: Exception) -> None:
+        _log.exception("a step failed")
+        for job in self._jobs:
+            job.give_up(error)
+        self._jobs = []
 
     def _step(self) -> None:
         running = self._with_tasks()

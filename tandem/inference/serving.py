@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tandem.inference.capacity import GPU_SHARE
 from tandem.inference.engine import Engine, EngineLimits
@@ -12,6 +13,7 @@ from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
 from tandem.inference.threads import leave_threads_to_engine
+from tandem.inference.turns import Turns
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
@@ -40,10 +42,13 @@ def load_engine(
     cache_bytes: int | None = None,
     gpu_share: float = GPU_SHARE,
     limits: EngineLimits | None = None,
+    turns: Path | None = None,
+    keeps_turns: bool = False,
 ) -> ServedModel:
     """Resolves, loads and checks a model, and makes room for its cache (see `blocks_for`).
 
-    Raises ModelError, UnsupportedModelError or TokenizationError.
+    turns, keeps_turns: see `Turns`; None, or a model that is not on the CPU, takes none. Raises ModelError,
+    UnsupportedModelError, TokenizationError, or OSError for `turns`.
     """
     started = time.perf_counter()
     threads = leave_threads_to_engine(threads)
@@ -53,7 +58,8 @@ def load_engine(
     # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
     loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
     runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
-    engine = Engine(runner, limits, threads=threads)
+    shared = Turns(turns, keeps=keeps_turns) if turns is not None and loaded.device.type == "cpu" else None
+    engine = Engine(runner, limits, threads=threads, turns=shared)
     _log.info(
         "loaded %s: %.0f M parameters, %s%s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
         folder.model_id, loaded.parameter_count / 1e6, loaded.dtype,
