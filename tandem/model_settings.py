@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field
 
 from tandem.settings import ServiceSettings
+
+
+def _shared_file(path: Path) -> Path:
+    """Before a model is loaded for nothing."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError("is no file that can be written, nor a new one in a folder that can be")
+    return path
 
 
 class ModelSettings(ServiceSettings):
@@ -20,7 +28,7 @@ class ModelSettings(ServiceSettings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the model; all cores if unset.")
-    turns: Path | None = Field(
+    turns: Annotated[Path, AfterValidator(_shared_file)] | None = Field(
         None,
         description="File by which services that share a CPU's cores take turns, step by step; the same for all of"
         " them. Without one they compute at once, which is slower unless --threads leaves each one cores of its own.",

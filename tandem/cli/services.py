@@ -242,7 +242,8 @@ def _check_ports(layout: Layout) -> None:
 
 def _share_cores(threads: int | None) -> bool:
     """Whether draft and target compute on the same cores, if they compute on a CPU."""
-    return threads is None or 2 * threads > len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads is None or 2 * threads > cores
 
 
 def _model(name: str, revision: str | None) -> list[str]:

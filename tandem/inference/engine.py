@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ from tandem.inference.runner import Block, Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.threads import compute_with
-from tandem.inference.turns import Turns
 from tandem.inference.work import Job, Timing, Work
+
+if TYPE_CHECKING:
+    from tandem.inference.turns import Turns  # not for every system
 
 __all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing", "Work"]
 

@@ -13,7 +13,6 @@ from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
 from tandem.inference.threads import leave_threads_to_engine
-from tandem.inference.turns import Turns
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
@@ -58,7 +57,11 @@ def load_engine(
     # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
     loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
     runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
-    shared = Turns(turns, keeps=keeps_turns) if turns is not None and loaded.device.type == "cpu" else None
+    shared = None
+    if turns is not None and loaded.device.type == "cpu":
+        from tandem.inference.turns import Turns  # not for every system
+
+        shared = Turns(turns, keeps=keeps_turns)
     engine = Engine(runner, limits, threads=threads, turns=shared)
     _log.info(
         "loaded %s: %.0f M parameters, %s%s on %s, a cache of %d tokens (%.0f MB), in %.1f s",

@@ -50,6 +50,13 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert line.startswith(f"draft_service: {tmp_path / 'none'} does not exist")
 
 
+@pytest.mark.parametrize("module", ["draft_service", "target_service"])
+def test_turns_need_a_file_that_can_be_shared(module: str, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere" / "turns"):
+        line = refused(module, "--turns", path)
+        assert f"--turns (TANDEM_{module.partition('_')[0].upper()}_TURNS) is '{path}'" in line
+
+
 @pytest.mark.parametrize(
     ("module", "model"), [("orchestrator", "TANDEM_ORCHESTRATOR_TOKENIZER"), ("target_service", "TANDEM_TARGET_MODEL")]
 )
