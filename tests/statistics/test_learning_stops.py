@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.stopping import AdaEdl, AdaSd, Confidence, FixedLength, RoundOutcome
+from orchestrator.drafting import limits_message
+from orchestrator.stopping import AdaEdl, AdaSd, Confidence, FixedLength, Goodput, RoundCosts, RoundOutcome
 from orchestrator.stopping import Limits as RuleLimits
 from orchestrator.stopping.base import StopRule
 from tandem.distributions import entropy
@@ -53,13 +53,17 @@ RULES: dict[str, Callable[[], StopRule]] = {
     "adaedl": lambda: AdaEdl(initial_lambda=0.52),
     "confidence": Confidence,
     "eager": Eager,
+    "goodput": Goodput,
 }
 
 
 def outcome(pair: Pair, start: int, block: tuple[int, ...], kept: int) -> RoundOutcome:
-    before = (start, *block)
+    before, drafted = (start, *block), len(block)
+    decided = before[: min(kept + 1, drafted)]
     return RoundOutcome(
-        drafted=len(block),
+        acceptances=tuple(float(torch.minimum(pair.p[state], pair.q(state)).sum()) for state in decided),
+        costs=RoundCosts(0.02 * drafted, drafted, 0.05 + 0.005 * drafted, 0.0, drafted + 1, 1, 0.003),
+        drafted=drafted,
         accepted=kept,
         cap=CAP,
         entropies=tuple(float(entropy(pair.q(state).log())) for state in before[:-1]),
@@ -69,8 +73,7 @@ def outcome(pair: Pair, start: int, block: tuple[int, ...], kept: int) -> RoundO
 
 
 def as_message(limits: RuleLimits) -> Limits:
-    limits = replace(limits, max_tokens=min(CAP, limits.max_tokens))
-    return Limits(**{name: getattr(limits, name) for name in limits.__slots__ if getattr(limits, name) is not None})
+    return limits_message(limits, min(CAP, limits.max_tokens))
 
 
 def emitted_law(rule: Rule, check: Verifier, stop: StopRule, start: int, left: int, *, drops: bool) -> Tensor:
@@ -104,6 +107,15 @@ def emitted_law(rule: Rule, check: Verifier, stop: StopRule, start: int, left: i
 def test_a_stop_rule_that_learns_changes_no_law(rule: Rule, name: str) -> None:
     found = emitted_law(rule, Verifier(rule, PAIR), RULES[name](), 0, 3, drops=False)
     torch.testing.assert_close(found, PAIR.joint(0, 3), rtol=0, atol=EXACT)
+
+
+def test_the_goodput_rule_does_change_its_limits() -> None:
+    """Lengths and survivals follow what was learnt from blocks, so that the law above is put to a test."""
+    rule, limits = Goodput(), set()
+    for block, kept in (((1, 2), 2), ((0, 1), 0), ((2, 2), 1)):
+        limits.add(repr(rule.limits()))
+        rule.update(outcome(PAIR, 0, block, kept))
+    assert len(limits) == 3
 
 
 @pytest.mark.parametrize("name", ["confidence", "eager"])
