@@ -95,7 +95,8 @@ class _Place:
     def point(self, steps: int) -> tuple[float, float, float]:
         """Mean size, mean time, and how many measurements they are worth after so many steps of all sizes."""
         assert self.tokens.value is not None and self.seconds.value is not None
-        return self.tokens.value, self.seconds.value, self.seconds.count * math.exp((self.last - steps) / _AGE)
+        worth = self.seconds.count * math.exp((self.last - steps) / _AGE)
+        return self.tokens.value, self.seconds.value, max(worth, 1e-6)  # never 0, however long ago
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class _Curve:
         for size, time, count in points:
             line = level + slope * (size - middle)
             noise, residual = variance * time * time / count, time - line
-            found.append(line + residual * max(0.0, 1 - noise / residual**2) if residual else line)
+            found.append(line + residual * (1 - noise / residual**2) if residual**2 > noise else line)
         return cls(sizes, _never_falling(found, counts), slope)
 
     def __call__(self, tokens: float) -> float:

@@ -120,6 +120,7 @@ class Engine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
         else:
+            self._close_turns()
             self._fail_all()
 
     async def open(self) -> Sequence:
@@ -216,8 +217,7 @@ class Engine:
                         break
         finally:
             self._closed = True
-            if self._turns is not None:
-                self._turns.close()
+            self._close_turns()
             self._has_threads.set()  # whoever started it must not wait for what failed
             self._fail_all()
 
@@ -277,6 +277,11 @@ class Engine:
             self._step()
         except Exception as error:
             self._give_up(error)
+
+    def _close_turns(self) -> None:
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
 
     def _has_tasks(self) -> bool:
         try:

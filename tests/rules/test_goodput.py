@@ -208,6 +208,16 @@ def test_a_step_that_was_measured_takes_what_it_took_and_others_what_can_be_hope
     assert [times(tokens) for tokens in (2, 4, 8, 12, 20)] == pytest.approx([0.175, 0.2, 0.25, 0.3, 0.4])
 
 
+def test_a_size_that_has_not_occurred_for_ever_is_known_still() -> None:
+    """Its weight underflows: a service runs for weeks."""
+    times = StepTimes()
+    times.add(48, 0.2)
+    times._steps += 10**9
+    for seconds in (0.06, 0.07, 0.06):
+        times.add(1, seconds)
+    assert 0.05 < times(1) < 0.08 and times(48) > times(1)
+
+
 def test_noise_makes_no_steps_and_true_steps_stay() -> None:
     source = random.Random(5)
     even, tiles = StepTimes(), StepTimes()
