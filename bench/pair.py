@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from bench.prompts import FORMATS
 from bench.rig import resolve_rig
 from tandem.cli.client import Client
 from tandem.cli.services import Layout
 from tandem.cli.session import connected
 
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
+]
 TargetModel = Annotated[
     str, typer.Option(help="Target: as services take it, or a rig's: rig:wide-3. A rig's figures are a rig's.")
 ]

@@ -17,7 +17,7 @@ from bench.goals import judge, read_goals
 from bench.machine import describe_machine
 from bench.pair import Pair
 from bench.policies import chosen
-from bench.prompts import BUNDLED, FORMATS, Prompt, read_prompts
+from bench.prompts import BUNDLED, Prompt, read_prompts
 from bench.record import check_writable, write_json
 from bench.terminal import conclude, one_line_errors, stdout
 from tandem.cli.render import to_plain
@@ -27,10 +27,7 @@ Policies = Mapping[str, policy_pb2.SpeculationPolicy]
 
 
 def decode(
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
-    ] = None,
+    data: flags.Data = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="Most prompts to take of each file, from the first. [8; with --check 4]")
     ] = None,

@@ -20,7 +20,7 @@ from bench.peers.options import Options, check_pair
 from bench.peers.prompts import spread
 from bench.peers.record import plain
 from bench.peers.tables import load_table, missing_table
-from bench.prompts import BUNDLED, FORMATS
+from bench.prompts import BUNDLED
 from bench.record import check_writable, write_json
 from bench.terminal import conclude, one_line_errors, stdout
 
@@ -28,10 +28,7 @@ _WEIGHTS = f"Measure a quantised draft, too: {', '.join(DRAFT_WEIGHTS[1:])}; ful
 
 
 def peers(
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
-    ] = None,
+    data: flags.Data = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts of one stream, taken from the files in turn.")] = 6,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each completion.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions, each in an order drawn anew.")] = 3,

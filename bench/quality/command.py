@@ -13,7 +13,7 @@ from bench import pair as flags
 from bench.machine import describe_machine
 from bench.pair import Pair
 from bench.policies import ADASD, ALONE, GOODPUT, VANILLA, chosen
-from bench.prompts import FORMATS, GSM8K_20, HUMANEVAL_20, Prompt, read_prompts
+from bench.prompts import GSM8K_20, HUMANEVAL_20, Prompt, read_prompts
 from bench.quality.lossless import COUPLED, COUPLED_POLICY, Check, Policies, lossless, same_laws, same_texts
 from bench.quality.measures import HUMANEVAL, Estimate, estimates, values_of
 from bench.quality.run import Asking, Judge, answer_all, prepared
@@ -48,10 +48,7 @@ class _Found:
 
 
 def quality(
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
-    ] = None,
+    data: flags.Data = None,
     count: Annotated[int, typer.Option(min=1, help="Most prompts to take of each file, from the first.")] = 20,
     max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of each completion.")] = 256,
     temperature: Annotated[list[float] | None, typer.Option(min=0.0, help="0 is greedy; may be repeated.")] = None,

@@ -14,7 +14,7 @@ from bench.goals import judge, read_goals
 from bench.machine import describe_machine
 from bench.pair import Pair, running
 from bench.policies import ALONE
-from bench.prompts import BUNDLED, FORMATS, read_prompts
+from bench.prompts import BUNDLED, read_prompts
 from bench.record import check_writable, write_json
 from bench.serve.figures import figures
 from bench.serve.options import Options
@@ -43,10 +43,7 @@ def serve(
     sweep: Annotated[bool, typer.Option("--sweep", help="Fixed lengths too, to hold goodput against.")] = False,
     in_flight: Annotated[int, typer.Option(min=1, help="Most requests under way at a --rate.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 300.0,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help=f"Prompts, JSON lines ({', '.join(FORMATS)}); may be repeated."),
-    ] = None,
+    data: flags.Data = None,
     count: Annotated[int, typer.Option(min=1, help="Most prompts to take of each file, from the first.")] = 20,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of each completion. [64]")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
