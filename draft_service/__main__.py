@@ -13,31 +13,34 @@ from tandem.v1 import draft_pb2_grpc
 
 if TYPE_CHECKING:
     from draft_service.drafters.base import Drafter
+    from tandem.grammars import Grammars
 
 # Functions import what imports torch, which takes seconds: a mistyped flag does not wait for it.
 
 
-def make_drafter(settings: DraftSettings) -> Drafter:
-    """Loads what `--model` names. Raises ModelError or TokenizationError."""
+def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
+    """Loads what `--model` names, and the grammars of its tokenizer, None where it has none. Raises ModelError or
+    TokenizationError."""
     if settings.model == PROMPT_LOOKUP:
         from draft_service.drafters.prompt_lookup import PromptLookupDrafter
 
-        return PromptLookupDrafter()
+        return PromptLookupDrafter(), None
     from draft_service.drafters.model import ModelDrafter
     from tandem.inference.serving import load_engine
     from tandem.wire import model_info
 
     served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
-    return ModelDrafter(served.engine, model_info(served))
+    return ModelDrafter(served.engine, model_info(served)), served.grammars
 
 
 async def serve(settings: DraftSettings) -> None:
     """Serves until SIGTERM or SIGINT. Raises ModelError, TokenizationError or ListenError before it listens."""
     from draft_service.server import DraftServicer
 
-    drafter = make_drafter(settings)
+    drafter, grammars = make_drafter(settings)
     server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
-    server.add(draft_pb2_grpc.add_DraftServiceServicer_to_server, DraftServicer(drafter), "tandem.v1.DraftService")
+    servicer = DraftServicer(drafter, grammars)
+    server.add(draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService")
     await drafter.start()
     try:
         await server.serve_forever(on_started=settings.announce)

@@ -10,12 +10,12 @@ import grpc
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
 from draft_service.drafters.limits import check_limits
 from tandem.faults import reported
+from tandem.grammars import Grammars
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
-from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
 from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
-from tandem.wire import full_row_message, noise_stream, row_message, sampling_params
+from tandem.wire import check_opening, constraint, full_row_message, noise_stream, row_message, sampling_params
 
 _NO_VOCABULARY = 2**32
 
@@ -23,8 +23,10 @@ _NO_VOCABULARY = 2**32
 class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     """Serves one drafter."""
 
-    def __init__(self, drafter: Drafter) -> None:
+    def __init__(self, drafter: Drafter, grammars: Grammars | None = None) -> None:
+        """grammars: of the drafter's tokenizer; None where it has none."""
         self._drafter = drafter
+        self._grammars = grammars
         self._stale_messages = 0
 
     async def Draft(
@@ -36,12 +38,12 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         if first.WhichOneof("kind") != "open":
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
         check_handshake(first.open.handshake, self._drafter.info, side="draft")
-        spec = self._spec(first.open)
+        spec = await self._spec(first.open)
         with reported("draft"):
             sequence = await self._drafter.open(spec)
             try:
                 yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
-                progress = Progress(list(spec.prompt), self._vocabulary_size)
+                progress = Progress(list(spec.tokens), self._vocabulary_size)
                 async for request in request_iterator:
                     response = await self._answer(request, sequence, progress)
                     if response is not None:
@@ -53,28 +55,25 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     def _vocabulary_size(self) -> int:
         return self._drafter.info.vocabulary_size or _NO_VOCABULARY
 
-    def _spec(self, message: draft_pb2.DraftOpen) -> SequenceSpec:
-        vocabulary = self._vocabulary_size
-        if not message.prompt_token_ids:
-            raise TandemError.invalid_field("open.prompt_token_ids", "is empty")
-        check_token_ids(message.prompt_token_ids, path="open.prompt_token_ids", vocabulary_size=vocabulary)
-        check_sampling(message.sampling, path="open.sampling", vocabulary_size=vocabulary)
+    async def _spec(self, message: draft_pb2.DraftOpen) -> SequenceSpec:
+        check_opening(message, path="open", vocabulary_size=self._vocabulary_size)
         rule = message.verification
-        is_greedy = message.sampling.temperature == 0
-        check_rule(rule, is_greedy=is_greedy)
         sampled = rule in (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
         if sampled and not message.format.max_entries:
             raise TandemError.invalid_field("open.format.max_entries", "must be at least 1 under ratio and block")
         if not 0 <= message.format.mass <= 1:
             raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
         return SequenceSpec(
-            prompt=tuple(message.prompt_token_ids),
+            tokens=tuple(message.prompt_token_ids),
+            prompt_length=message.prompt_length or len(message.prompt_token_ids),
             sampling=sampling_params(message.sampling),
             verification=rule,
             noise=noise_stream(message.random_key, path="open.random_key"),
             stop_token_ids=frozenset(message.stop_token_ids),
             max_entries=message.format.max_entries,
             mass=message.format.mass or 1.0,
+            constraint=await constraint(message, self._grammars, path="open"),
+            priority=message.priority,
         )
 
     async def _answer(

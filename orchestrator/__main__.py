@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.completions import Completions
 from orchestrator.server import CompletionServicer
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
@@ -22,7 +23,7 @@ async def serve(settings: OrchestratorSettings) -> None:
         settings.target, settings.draft, connect_timeout_seconds=settings.connect_timeout_seconds
     )
     server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
-    servicer = CompletionServicer(tokenizer, upstream, settings)
+    servicer = CompletionServicer(Completions(tokenizer, upstream, settings))
     server.add(
         completion_pb2_grpc.add_CompletionServiceServicer_to_server, servicer, "tandem.v1.CompletionService"
     )

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from orchestrator.acceptance import AcceptRule, Position
 from orchestrator.request import Speculation
@@ -15,9 +16,22 @@ from tandem.v1 import block_pb2, completion_pb2, target_pb2
 TokenSource = completion_pb2.TokenSource
 
 
+@dataclass(frozen=True, slots=True)
+class ModelLogProbability:
+    """log p of a token under the target itself, and of the likeliest tokens in its place, (token, log p). Nats."""
+
+    value: float
+    top: Sequence[tuple[int, float]] = ()
+
+    @classmethod
+    def of(cls, value: float, top: target_pb2.TopTokens) -> Self:
+        return cls(value, list(zip(top.token_ids, top.log_probabilities, strict=True)))
+
+
 @dataclass(slots=True)
 class CommittedToken:
-    """One token of the completion and what is known of it; the fields of TokenAccount but its text."""
+    """One token of the completion and what is known of it; the fields of TokenAccount but its text. model: where it was
+    asked for."""
 
     token_id: int
     source: TokenSource.ValueType
@@ -28,6 +42,7 @@ class CommittedToken:
     draft_log_probability: float | None = None
     distance: float | None = None
     rejected_token_id: int | None = None
+    model: ModelLogProbability | None = None
 
     def to_message(self, text: str) -> completion_pb2.TokenAccount:
         return completion_pb2.TokenAccount(
@@ -245,12 +260,14 @@ def candidate_token(
         draft_entropy=block.entropies[index],
         draft_log_probability=block.log_probabilities[index],
         distance=distance,
+        model=_of_model(verified, index, verified.model.candidates),
     )
 
 
 def next_token(block: block_pb2.Block, verified: target_pb2.VerifiedBlock, kept: int, token_id: int) -> CommittedToken:
     """The account of the token after the kept candidates: correction, bonus, or the target's own."""
     drafted = len(block.token_ids)
+    of_model = verified.model.targets
     if kept == drafted:
         log_probability = verified.target_log_probabilities[kept]
         source = TokenSource.TOKEN_SOURCE_BONUS if drafted else TokenSource.TOKEN_SOURCE_TARGET
@@ -259,6 +276,7 @@ def next_token(block: block_pb2.Block, verified: target_pb2.VerifiedBlock, kept:
         is_residual = token_id == verified.correction_token_ids[kept]
         column = verified.correction_log_probabilities if is_residual else verified.target_log_probabilities
         log_probability = column[kept]
+        of_model = verified.model.corrections if is_residual else of_model
     return CommittedToken(
         token_id=token_id,
         source=source,
@@ -266,4 +284,15 @@ def next_token(block: block_pb2.Block, verified: target_pb2.VerifiedBlock, kept:
         target_log_probability=log_probability,
         target_entropy=verified.entropies[kept],
         rejected_token_id=block.token_ids[kept] if kept < drafted else None,
+        model=_of_model(verified, kept, of_model),
     )
+
+
+def _of_model(
+    verified: target_pb2.VerifiedBlock, index: int, column: Sequence[float]
+) -> ModelLogProbability | None:
+    """column: of the tokens in question, by position. None where it was not asked for."""
+    if not verified.HasField("model"):
+        return None
+    top = verified.model.top[index] if verified.model.top else target_pb2.TopTokens()
+    return ModelLogProbability.of(column[index], top)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def ahead(source: AsyncGenerator[T], most: int) -> AsyncGenerator[T]:
-    """Yields what `source` yields; `source` runs in a task of its own, at most `most` items ahead of the reader.
+async def ahead(sources: Sequence[AsyncGenerator[T]], most: int) -> AsyncGenerator[T]:
+    """Yields what the sources yield, as it comes; each runs in a task of its own, and all together at most `most` items
+    ahead of the reader.
 
-    Raises what `source` raises, after the items before it. Leaving closes `source`.
+    Raises what a source raises, after the items before it. Leaving closes all of them.
     """
     items: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue(most)
 
-    async def fill() -> None:
+    async def fill(source: AsyncGenerator[T]) -> None:
         try:
             async with aclosing(source):
                 async for item in source:
@@ -27,12 +28,18 @@ async def ahead(source: AsyncGenerator[T], most: int) -> AsyncGenerator[T]:
         else:
             await items.put(None)
 
-    task = asyncio.create_task(fill())
+    tasks = {asyncio.create_task(fill(source)) for source in sources}
+    under_way = len(tasks)
     try:
-        while (entry := await items.get()) is not None:
+        while under_way:
+            entry = await items.get()
             if isinstance(entry, Exception):
                 raise entry
-            yield entry[0]
+            if entry is None:
+                under_way -= 1
+            else:
+                yield entry[0]
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -18,6 +18,7 @@ from orchestrator.acceptance import Bracket, Judgement, Position, Source, Verifi
 from orchestrator.account import (
     Account,
     CommittedToken,
+    ModelLogProbability,
     RoundClock,
     TokenSource,
     candidate_token,
@@ -74,7 +75,7 @@ class Decoder:
         self._upstream = upstream
         self._target_model, self._draft_model = models
         self._account = account
-        self._noise = NoiseStream(plan.seed)
+        self._noise = NoiseStream(plan.seed, plan.choice)
         self._tokens = list(plan.prompt)  # and all that is committed
         self._round = 0
         self._continuation = block_pb2.Continuation(position=self._position)  # what the target has to be told
@@ -123,7 +124,7 @@ class Decoder:
         await self._target.open(
             target_pb2.VerifyOpen(
                 handshake=make_handshake(self._pair_of_target()),
-                prompt_length=len(self._plan.prompt),
+                log_probabilities=self._plan.log_probabilities,
                 **self._opening(),
             )
         )
@@ -133,10 +134,15 @@ class Decoder:
         return {
             "request_id": self._plan.request_id,
             "prompt_token_ids": self._tokens,
+            "prompt_length": len(self._plan.prompt),
             "sampling": self._plan.sampling,
             "verification": _RULES[self._verification()],
-            "random_key": sampling_pb2.RandomKey(seed=self._plan.seed),
+            "random_key": sampling_pb2.RandomKey(seed=self._plan.seed, choice=self._plan.choice),
             "stop_token_ids": sorted(self._plan.stop_token_ids),
+            "min_tokens": self._plan.min_tokens,
+            "grammar": self._plan.grammar,
+            "grammar_end_token_ids": sorted(self._plan.grammar_end_token_ids),
+            "priority": self._plan.priority,
         }
 
     def _pair_of_target(self) -> model_pb2.ModelInfo:
@@ -323,6 +329,8 @@ class Decoder:
                 target_log_probability=token.log_probability,
                 target_entropy=token.entropy,
             )
+            if token.HasField("model_log_probability"):
+                committed.model = ModelLogProbability.of(token.model_log_probability, token.top)
             self._tokens.append(token.token_id)
             self._draft.committed(0, token.token_id)
             self._continuation = block_pb2.Continuation(position=self._position)  # the target holds them

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.acceptance import AcceptRule
+from orchestrator.conversation import tokenize_chat
 from orchestrator.policy import build_accept_rule, build_stop_rule
 from orchestrator.stopping import Experience, StopRule
+from tandem.grammars import GrammarError, Grammars
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling, check_token_ids
 from tandem.rpc.unknown import check_known
-from tandem.tokenization import TokenizationError, Tokenizer
-from tandem.v1 import completion_pb2, model_pb2, sampling_pb2
+from tandem.tokenization import Tokenizer
+from tandem.v1 import completion_pb2, grammar_pb2, model_pb2, sampling_pb2
 
 DEFAULT_MAX_TOKENS = 1024
 _MAX_STOPS = 16
 _MAX_REQUEST_ID = 128
-_ROLES = ("system", "user", "assistant")
+_MOST_CHOICES = 64
+_MOST_LOG_PROBABILITIES = 20
+_MOST_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +36,27 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One validated request."""
+    """One completion of a validated request. choice: which of its n; prompt_text: set where it is to be shown.
+
+    log_probabilities: how many of the likeliest tokens to name beside each; None for no log-probabilities.
+    """
 
     request_id: str
+    choice: int
     prompt: tuple[int, ...]
+    prompt_text: str | None
     max_tokens: int
+    min_tokens: int
     sampling: sampling_pb2.SamplingParams
     seed: int
     speculation: Speculation | None
     stop: tuple[str, ...]
+    include_stop: bool
     stop_token_ids: frozenset[int]
+    grammar: grammar_pb2.Grammar | None
+    grammar_end_token_ids: frozenset[int]
+    log_probabilities: int | None
+    priority: int
     audit: bool
 
     @property
@@ -53,13 +69,14 @@ def plan(
     tokenizer: Tokenizer,
     target: model_pb2.ModelInfo,
     *,
+    grammars: Grammars | None = None,
     path: str = "",
     experience: Experience | None = None,
-) -> Plan:
-    """Checks every field of `request`. path: put before field names, as `completion.`. experience: what completions
-    have learnt together; None to start anew.
+) -> list[Plan]:
+    """Checks every field of `request`; a plan for each of its n completions.
 
-    Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
+    grammars: the tokenizer's. path: put before field names, as `completion.`. experience: what completions have learnt
+    together; None to start anew. Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
     """
     check_known(request, path=path)
     vocabulary = target.vocabulary_size
@@ -69,21 +86,36 @@ def plan(
         raise TandemError.prompt_too_long(len(prompt), context, field=f"{path}{request.WhichOneof('prompt')}")
     check_sampling(request.sampling, path=f"{path}sampling", vocabulary_size=vocabulary)
     check_token_ids(request.stop_token_ids, path=f"{path}stop_token_ids", vocabulary_size=vocabulary)
+    ends = frozenset(target.end_token_ids) | tokenizer.end_token_ids
     stop_tokens = frozenset(request.stop_token_ids)
     if not request.ignore_end_tokens:
-        stop_tokens |= frozenset(target.end_token_ids) | tokenizer.end_token_ids
+        stop_tokens |= ends
+    has_grammar = _check_grammar(request, grammars or Grammars(tokenizer), ends, path)
+    max_tokens = _max_tokens(request, path)
     has_seed = request.sampling.HasField("seed")
-    return Plan(
+    first = Plan(
         request_id=_request_id(request, path),
+        choice=0,
         prompt=prompt,
-        max_tokens=min(_max_tokens(request, path), context - len(prompt)),
+        prompt_text=_prompt_text(request, prompt, tokenizer) if request.echo else None,
+        max_tokens=min(max_tokens, context - len(prompt)),
+        min_tokens=_min_tokens(request, max_tokens, stop_tokens, vocabulary, path),
         sampling=request.sampling,
         seed=request.sampling.seed if has_seed else secrets.randbits(63),
-        speculation=_speculation(request, path, experience),
+        speculation=None,
         stop=_stops(request, path),
+        include_stop=request.include_stop,
         stop_token_ids=stop_tokens,
+        grammar=request.grammar if has_grammar else None,
+        grammar_end_token_ids=ends if has_grammar else frozenset(),
+        log_probabilities=_log_probabilities(request, path),
+        priority=_priority(request, path),
         audit=request.audit,
     )
+    return [
+        replace(first, choice=choice, speculation=_speculation(request, path, experience))
+        for choice in range(_choices(request, path))
+    ]
 
 
 def _prompt(
@@ -102,24 +134,12 @@ def _prompt(
             raise TandemError.invalid_field(f"{path}tokens.ids", "is empty")
         check_token_ids(ids, path=f"{path}tokens.ids", vocabulary_size=vocabulary)
     else:
-        ids = _chat(request.chat, tokenizer, path)
+        ids = tokenize_chat(request.chat, tokenizer, f"{path}chat")
     return tuple(ids)
 
 
-def _chat(chat: completion_pb2.Chat, tokenizer: Tokenizer, path: str) -> list[int]:
-    if not chat.messages:
-        raise TandemError.invalid_field(f"{path}chat.messages", "is empty")
-    for index, message in enumerate(chat.messages):
-        where = f"{path}chat.messages[{index}]"
-        if message.role not in _ROLES:
-            raise TandemError.invalid_field(f"{where}.role", f"is {message.role!r}; must be one of {_ROLES}")
-        if not message.content and message.role != "assistant":
-            raise TandemError.invalid_field(f"{where}.content", "is empty")
-    messages = [{"role": message.role, "content": message.content} for message in chat.messages]
-    try:
-        return tokenizer.apply_chat_template(messages)
-    except TokenizationError as error:
-        raise TandemError.invalid_field(f"{path}chat", str(error)) from error
+def _prompt_text(request: completion_pb2.CompleteRequest, prompt: tuple[int, ...], tokenizer: Tokenizer) -> str:
+    return request.text or tokenizer.decode(prompt, skip_special_tokens=False)
 
 
 def _max_tokens(request: completion_pb2.CompleteRequest, path: str) -> int:
@@ -128,6 +148,70 @@ def _max_tokens(request: completion_pb2.CompleteRequest, path: str) -> int:
     if request.max_tokens < 1:
         raise TandemError.invalid_field(f"{path}max_tokens", f"must be at least 1, not {request.max_tokens}")
     return request.max_tokens
+
+
+def _min_tokens(
+    request: completion_pb2.CompleteRequest, max_tokens: int, stop_tokens: frozenset[int], vocabulary: int, path: str
+) -> int:
+    least, field = request.min_tokens, f"{path}min_tokens"
+    if not 0 <= least <= max_tokens:
+        raise TandemError.invalid_field(field, f"must lie in [0, max_tokens = {max_tokens}], not {least}")
+    if least:
+        bias = request.sampling.logit_bias
+        forbidden = stop_tokens | {token for token in bias if bias[token] == -math.inf}
+        if len(forbidden) >= vocabulary:
+            raise TandemError.invalid_field(field, "leaves no token: all others are forbidden by sampling.logit_bias")
+    return least
+
+
+def _check_grammar(
+    request: completion_pb2.CompleteRequest, grammars: Grammars, ends: frozenset[int], path: str
+) -> bool:
+    """Whether there is one. What could leave no token that may follow is refused beside it."""
+    if not request.HasField("grammar"):
+        return False
+    if not ends:
+        raise TandemError.not_supported(f"{path}grammar", "the model has no token that ends a text")
+    if request.min_tokens:
+        raise TandemError.invalid_field(f"{path}min_tokens", "does not go with a grammar")
+    if request.ignore_end_tokens:
+        raise TandemError.invalid_field(f"{path}ignore_end_tokens", "does not go with a grammar, which ends the text")
+    if -math.inf in request.sampling.logit_bias.values():
+        raise TandemError.invalid_field(f"{path}sampling.logit_bias", "cannot forbid a token beside a grammar")
+    try:
+        grammars.check(request.grammar)
+    except GrammarError as error:
+        raise TandemError.invalid_field(f"{path}grammar.{error.field}", str(error)) from error
+    return True
+
+
+def _choices(request: completion_pb2.CompleteRequest, path: str) -> int:
+    if not request.HasField("n"):
+        return 1
+    if not 1 <= request.n <= _MOST_CHOICES:
+        raise TandemError.invalid_field(f"{path}n", f"must lie in [1, {_MOST_CHOICES}], not {request.n}")
+    if request.n > 1 and request.sampling.temperature == 0:
+        raise TandemError.invalid_field(f"{path}n", "must be 1 at temperature 0: all would be the same")
+    return request.n
+
+
+def _log_probabilities(request: completion_pb2.CompleteRequest, path: str) -> int | None:
+    if not request.HasField("log_probabilities"):
+        return None
+    wanted = request.log_probabilities
+    if not 0 <= wanted <= _MOST_LOG_PROBABILITIES:
+        raise TandemError.invalid_field(
+            f"{path}log_probabilities", f"must lie in [0, {_MOST_LOG_PROBABILITIES}], not {wanted}"
+        )
+    return wanted
+
+
+def _priority(request: completion_pb2.CompleteRequest, path: str) -> int:
+    if not -_MOST_PRIORITY <= request.priority <= _MOST_PRIORITY:
+        raise TandemError.invalid_field(
+            f"{path}priority", f"must lie in [-{_MOST_PRIORITY}, {_MOST_PRIORITY}], not {request.priority}"
+        )
+    return request.priority
 
 
 def _speculation(

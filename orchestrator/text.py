@@ -13,9 +13,15 @@ class TextStream:
     Text that may be the beginning of a stop text is held back until that is known.
     """
 
-    def __init__(self, decoder: IncrementalDecoder, stops: Sequence[str]) -> None:
+    def __init__(
+        self, decoder: IncrementalDecoder, stops: Sequence[str], *, least_tokens: int = 0, include_stop: bool = False
+    ) -> None:
+        """least_tokens: of the text, before which no stop text is looked for, and in which none may begin.
+        include_stop: whether the stop text is shown."""
         self._decoder = decoder
         self._stops = tuple(stops)
+        self._unwatched = least_tokens
+        self._include_stop = include_stop
         self._held = ""
         self.stopped_by = ""
         self.piece = ""  # what the last token completed, stop texts not looked at
@@ -23,6 +29,9 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Text that is safe to show after this token. Sets `stopped_by` once a stop text is complete."""
         self.piece = self._decoder.push([token_id])
+        if self._unwatched > 0:
+            self._unwatched -= 1
+            return self.piece
         self._held += self.piece
         return self._release()
 
@@ -41,7 +50,8 @@ class TextStream:
         if found:
             # The first in the text wins; of those that start together, the longest (`min` by -len).
             at, self.stopped_by = min(found, key=lambda pair: (pair[0], -len(pair[1])))
-            released, self._held = self._held[:at], ""
+            end = at + len(self.stopped_by) if self._include_stop else at
+            released, self._held = self._held[:end], ""
             return released
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep

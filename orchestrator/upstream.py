@@ -188,6 +188,24 @@ class Upstream:
         assert self._draft_pool is not None
         return await self._model("draft", self._ask_draft, self._draft_pool, "DRAFT_UNAVAILABLE")
 
+    async def loads(self) -> tuple[model_pb2.Load | None, model_pb2.Load | None]:
+        """Of the target and of the draft; None of one that does not answer."""
+        target, draft = await asyncio.gather(
+            self._load(self._target_pool, target_pb2_grpc.TargetServiceStub, "GetTargetLoad", target_pb2),
+            self._load(self._draft_pool, draft_pb2_grpc.DraftServiceStub, "GetDraftLoad", draft_pb2),
+        )
+        return target, draft
+
+    async def _load(self, pool: ChannelPool | None, stub: type, method: str, messages: Any) -> model_pb2.Load | None:
+        if pool is None:
+            return None
+        try:
+            with pool.lease() as channel:
+                request = getattr(messages, f"{method}Request")()
+                return (await getattr(stub(channel), method)(request, timeout=self._timeout)).load
+        except grpc.aio.AioRpcError:
+            return None
+
     def forget(self, side: str) -> None:
         """Asks for the model of `side` again at the next request: its service failed and may come back another."""
         self._models.pop(side, None)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from tandem.grammars import GrammarError
 from tandem.inference.engine import EngineClosedError, EngineFullError
 from tandem.inference.runner import CacheTooSmallError, ContextFullError
 from tandem.rpc.errors import TandemError
@@ -18,6 +19,8 @@ def reported(side: str) -> Iterator[None]:
     """Raises TandemError for what an engine raises inside. side: `draft` or `target`, named in messages."""
     try:
         yield
+    except GrammarError as error:
+        raise TandemError.invalid_field("open.grammar", str(error)) from error
     except NotFiniteError as error:
         raise TandemError.not_finite() from error
     except ContextFullError as error:

@@ -1,8 +1,8 @@
 """The sampling chain, the same for draft and target, and the ways to draw a token.
 
 Order and meaning are transformers' (`generation/utils.py` and its LogitsProcessors): logit bias, repetition
-penalty, presence and frequency penalties (as OpenAI defines them, over the generated text only), temperature,
-top-k, top-p, min-p.
+penalty, presence and frequency penalties (as OpenAI defines them, over the generated text only), what the text may
+be (`constraints.py`), temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tandem.constraints import Constraint
 from tandem.draws import draw, draw_log, inverse_cdf
 from tandem.gumbel import gumbel_argmax, gumbel_argmax_rows
 from tandem.penalties import History, penalise
@@ -86,8 +87,9 @@ class SamplingParams:
 class SamplingChain:
     """Turns logits into the log-probabilities that a request samples from."""
 
-    def __init__(self, params: SamplingParams, vocabulary_size: int) -> None:
-        """vocabulary_size: tokens that exist; logits beyond it (padding of the head) are cut off.
+    def __init__(self, params: SamplingParams, vocabulary_size: int, constraint: Constraint | None = None) -> None:
+        """vocabulary_size: tokens that exist; logits beyond it (padding of the head) are cut off. constraint: what
+        the text may be; it belongs to this chain alone.
 
         Raises ValueError where a biased token is outside the vocabulary.
         """
@@ -96,6 +98,7 @@ class SamplingChain:
             raise ValueError(f"logit_bias names token {outside[0]}, the vocabulary has {vocabulary_size}")
         self.params = params
         self.vocabulary_size = vocabulary_size
+        self._constraint = constraint
         self._has_penalty = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
         sampled = not params.is_greedy
         #: Which of temperature, top-k, top-p and min-p have something to do.
@@ -106,7 +109,7 @@ class SamplingChain:
             sampled and params.min_p > 0,
         )
         #: Whether tokens may end with probability 0.
-        self.forbids = any(self.stages[1:]) or -math.inf in params.logit_bias.values()
+        self.forbids = any(self.stages[1:]) or -math.inf in params.logit_bias.values() or constraint is not None
 
     def log_probs(self, logits: Tensor, history: History, candidates: Sequence[int] = ()) -> Tensor:
         """Log-softmax after the whole chain: fp32 [n, V], -infinity outside the support.
@@ -123,7 +126,7 @@ class SamplingChain:
         return log_p
 
     def edit(self, logits: Tensor, history: History, candidates: Sequence[int]) -> Tensor:
-        """Scores fp32 [n, V]: logits after bias and penalties. Shares the memory of the logits where it can."""
+        """Scores fp32 [n, V]: logits after bias, penalties and constraint. Shares the logits' memory where it can."""
         if logits.shape[-1] < self.vocabulary_size:
             raise ValueError(f"{logits.shape[-1]} logits a row for a vocabulary of {self.vocabulary_size}")
         if len(logits) > len(candidates) + 1:
@@ -144,6 +147,8 @@ class SamplingChain:
                 presence=params.presence_penalty,
                 frequency=params.frequency_penalty,
             )
+        if self._constraint is not None:
+            scores = self._constraint.forbid(scores, history.generated, candidates)
         return scores
 
 

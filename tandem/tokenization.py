@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import tokenizers
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -30,7 +30,10 @@ class Tokenizer:
         """template: the chat template in Jinja; special: names such as `bos_token` for use in it; ends: end tokens."""
         self._tokenizer = tokenizer
         self._special = dict(special)
-        self._template = _environment().from_string(template) if template is not None else None
+        environment = _environment()
+        self._template = environment.from_string(template) if template is not None else None
+        parsed = environment.parse(template or "")
+        self._variables = meta.find_undeclared_variables(parsed)
         self._skipped = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self.end_token_ids = frozenset(ends)
 
@@ -75,23 +78,40 @@ class Tokenizer:
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """The tokenizer as `tokenizer.json` has it."""
+        return self._tokenizer.to_str()
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as it is: special tokens in it are recognised, none is added."""
         # As a batch of one: unlike `encode` it lets other threads run meanwhile, and it leaves out offsets.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens; bytes that are no text appear as U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of `ids`, special tokens left out unless told otherwise; bytes that are no text appear as U+FFFD."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a conversation up to where the model's answer begins. Raises TokenizationError."""
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Ids of a conversation up to where the model's answer begins.
+
+        tools: functions that the model may call, as OpenAI describes them. arguments: more variables of the template.
+        Raises TokenizationError, also for tools or arguments that the template does not use.
+        """
         if self._template is None:
             raise TokenizationError("the model has no chat template; send text or tokens")
+        given = {**({"tools": 1} if tools else {}), **(arguments or {})}
+        for name in given:
+            if name not in self._variables:
+                raise TokenizationError(f"the model's chat template does not use {name!r}")
+        variables: dict[str, Any] = {"documents": None, "add_generation_prompt": True, **self._special}
+        variables |= {**(arguments or {}), "tools": list(tools) if tools else None, "messages": list(messages)}
         try:
-            text = self._template.render(
-                messages=list(messages), tools=None, documents=None, add_generation_prompt=True, **self._special
-            )
+            text = self._template.render(variables)
         except Exception as error:  # a template is a program
             raise TokenizationError(f"the chat template refuses the conversation: {error}") from error
         return self.encode(text)

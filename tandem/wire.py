@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import torch
 
+from tandem.constraints import Constraint, FollowsGrammar, NoEndBefore
 from tandem.distributions import CompressedRow, full_row_from_bytes, half_to_bytes
+from tandem.grammars import GrammarError, Grammars
 from tandem.inference.engine import EngineLoad, Timing
 from tandem.inference.serving import ServedModel
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
+from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
 from tandem.sampling import SamplingParams
-from tandem.v1 import block_pb2, distribution_pb2, model_pb2, sampling_pb2
+from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2, sampling_pb2, target_pb2
 
 
 def sampling_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
@@ -27,6 +31,49 @@ def sampling_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
         frequency_penalty=message.frequency_penalty,
         logit_bias=dict(message.logit_bias),
     )
+
+
+MOST_PRIORITY = 100
+
+
+async def constraint(
+    message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, grammars: Grammars | None, *, path: str
+) -> Constraint | None:
+    """What the text of a sequence may be, besides what its sampling says; None for anything. grammars: None for a
+    drafter that has no vocabulary. Raises TandemError INVALID_FIELD."""
+    if message.HasField("grammar"):
+        if message.min_tokens:
+            raise TandemError.invalid_field(f"{path}.min_tokens", "does not go with a grammar")
+        if not message.grammar_end_token_ids:
+            raise TandemError.invalid_field(f"{path}.grammar_end_token_ids", "is needed by a grammar")
+        if grammars is None:
+            return None
+        try:  # it may take a second
+            matcher = await asyncio.to_thread(grammars.matcher, message.grammar, message.grammar_end_token_ids)
+        except GrammarError as error:
+            raise TandemError.invalid_field(f"{path}.grammar.{error.field}".rstrip("."), str(error)) from error
+        return FollowsGrammar(matcher)
+    return NoEndBefore(message.min_tokens, message.stop_token_ids) if message.min_tokens else None
+
+
+def check_opening(message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, *, path: str, vocabulary_size: int) -> None:
+    """What both services are opened with. Raises TandemError INVALID_FIELD."""
+    tokens = message.prompt_token_ids
+    if not tokens:
+        raise TandemError.invalid_field(f"{path}.prompt_token_ids", "is empty")
+    check_token_ids(tokens, path=f"{path}.prompt_token_ids", vocabulary_size=vocabulary_size)
+    if message.prompt_length > len(tokens):
+        raise TandemError.invalid_field(
+            f"{path}.prompt_length", f"is {message.prompt_length}, but there are {len(tokens)} tokens"
+        )
+    check_sampling(message.sampling, path=f"{path}.sampling", vocabulary_size=vocabulary_size)
+    check_rule(message.verification, is_greedy=message.sampling.temperature == 0)
+    check_token_ids(message.stop_token_ids, path=f"{path}.stop_token_ids", vocabulary_size=vocabulary_size)
+    check_token_ids(
+        message.grammar_end_token_ids, path=f"{path}.grammar_end_token_ids", vocabulary_size=vocabulary_size
+    )
+    if not -MOST_PRIORITY <= message.priority <= MOST_PRIORITY:
+        raise TandemError.invalid_field(f"{path}.priority", f"must lie in [-100, 100], not {message.priority}")
 
 
 def row_message(row: CompressedRow) -> distribution_pb2.CompressedDistribution:

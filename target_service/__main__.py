@@ -19,7 +19,7 @@ async def serve(settings: TargetSettings) -> None:
 
     served = load_engine(settings.model, settings.revision, **settings.engine_options())
     server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
-    servicer = TargetServicer(served.engine, model_info(served))
+    servicer = TargetServicer(served.engine, model_info(served), served.grammars)
     server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer, "tandem.v1.TargetService")
     served.engine.start()
     try:

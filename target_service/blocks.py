@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tandem.distributions import CompressedRow
 from tandem.noise import NoiseStream
+from target_service.log_probabilities import PositionLogProbabilities
 
 
 class Rule(enum.Enum):
@@ -67,12 +68,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of plain decoding; log probability and entropy in nats."""
+    """One token of plain decoding; log probability and entropy in nats. model: of the model itself, where asked for."""
 
     token_id: int
     log_probability: float
     entropy: float
     row: CompressedRow | None
+    model: PositionLogProbabilities | None = None
 
 
 @dataclass(slots=True)

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from tandem.distributions import CompressedRow
 from tandem.faults import reported
+from tandem.grammars import Grammars
 from tandem.inference.engine import Engine
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
-from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
+from tandem.rpc.sampling import check_token_ids
 from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
+    check_opening,
     compressed_rows,
+    constraint,
     full_row,
     load_message,
     noise_stream,
@@ -25,10 +28,12 @@ from tandem.wire import (
     sampling_params,
     timing_message,
 )
+from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
 from target_service.session import SessionSpec, TargetSession, Verified
 from target_service.verification import Rule
 
 _MAX_BLOCK = 64
+_MOST_TOP = 20
 
 _RULES = {
     sampling_pb2.VERIFICATION_RULE_GREEDY: Rule.GREEDY,
@@ -41,9 +46,10 @@ _RULES = {
 class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     """Serves one model through one engine."""
 
-    def __init__(self, engine: Engine, info: model_pb2.ModelInfo) -> None:
+    def __init__(self, engine: Engine, info: model_pb2.ModelInfo, grammars: Grammars) -> None:
         self._engine = engine
         self._info = info
+        self._grammars = grammars
         self._stale_messages = 0
 
     async def Verify(
@@ -55,9 +61,10 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         if first.WhichOneof("kind") != "open":
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
         check_handshake(first.open.handshake, self._info, side="target")
-        spec = self._spec(first.open)
+        spec = await self._spec(first.open)
         with reported("target"):
-            session = TargetSession(self._engine, await self._engine.open(), spec, self._info.vocabulary_size)
+            sequence = await self._engine.open(first.open.priority)
+            session = TargetSession(self._engine, sequence, spec, self._info.vocabulary_size)
             try:
                 yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
                 progress = Progress(list(spec.tokens), self._info.vocabulary_size)
@@ -68,24 +75,19 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             finally:
                 await session.close()
 
-    def _spec(self, message: target_pb2.VerifyOpen) -> SessionSpec:
-        vocabulary = self._info.vocabulary_size
+    async def _spec(self, message: target_pb2.VerifyOpen) -> SessionSpec:
         tokens = message.prompt_token_ids
-        if not tokens:
-            raise TandemError.invalid_field("open.prompt_token_ids", "is empty")
         if len(tokens) > self._info.context_length:
             raise TandemError.prompt_too_long(
                 len(tokens), self._info.context_length, field="open.prompt_token_ids"
             )
-        check_token_ids(tokens, path="open.prompt_token_ids", vocabulary_size=vocabulary)
-        if message.prompt_length > len(tokens):
-            raise TandemError.invalid_field(
-                "open.prompt_length", f"is {message.prompt_length}, but there are {len(tokens)} tokens"
-            )
-        check_sampling(message.sampling, path="open.sampling", vocabulary_size=vocabulary)
-        check_rule(message.verification, is_greedy=message.sampling.temperature == 0)
+        check_opening(message, path="open", vocabulary_size=self._info.vocabulary_size)
         if not 0 <= message.format.mass <= 1:
             raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
+        if message.log_probabilities > _MOST_TOP:
+            raise TandemError.invalid_field(
+                "open.log_probabilities", f"must be at most {_MOST_TOP}, not {message.log_probabilities}"
+            )
         return SessionSpec(
             tokens=tuple(tokens),
             prompt_length=message.prompt_length or len(tokens),
@@ -95,6 +97,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             stop_token_ids=frozenset(message.stop_token_ids),
             max_entries=message.format.max_entries,
             mass=message.format.mass or 1.0,
+            constraint=await constraint(message, self._grammars, path="open"),
+            log_probabilities=message.log_probabilities if message.HasField("log_probabilities") else None,
         )
 
     async def _answer(
@@ -212,6 +216,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                         last=is_last,
                         distribution=row_message(token.row) if token.row is not None else None,
                         timing=timing_message(timing),
+                        model_log_probability=token.model.log_probability if token.model else None,
+                        top=_top_message(token.model) if token.model and token.model.top_ids else None,
                     )
                 )
 
@@ -248,4 +254,18 @@ def _verified_message(round_number: int, position: int, verified: Verified) -> t
         in_support=numbers.in_support,
         distributions=[row_message(row) for row in numbers.rows],
         timing=timing_message(verified.timing),
+        model=_model_message(verified.model) if verified.model else None,
     )
+
+
+def _model_message(model: BlockLogProbabilities) -> target_pb2.ModelLogProbabilities:
+    return target_pb2.ModelLogProbabilities(
+        candidates=model.candidates,
+        targets=[position.log_probability for position in model.positions],
+        corrections=model.corrections,
+        top=[_top_message(position) for position in model.positions if position.top_ids],
+    )
+
+
+def _top_message(position: PositionLogProbabilities) -> target_pb2.TopTokens:
+    return target_pb2.TopTokens(token_ids=position.top_ids, log_probabilities=position.top_log_probabilities)

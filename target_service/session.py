@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow, full_row_distances
 from tandem.inference import runner
 from tandem.inference.engine import Engine, Timing
@@ -17,6 +18,7 @@ from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
 from tandem.transfers import portions
+from target_service.log_probabilities import BlockLogProbabilities, log_probabilities
 from target_service.verification import Block, BlockNumbers, Rule, Token, next_tokens, verify_many
 
 
@@ -24,7 +26,9 @@ from target_service.verification import Block, BlockNumbers, Rule, Token, next_t
 class SessionSpec:
     """How a sequence was opened. prompt_length: how many of `tokens` penalties take for the prompt.
 
-    max_entries and mass: what to send of p at each position; 0 entries send none.
+    max_entries and mass: what to send of p at each position; 0 entries send none. constraint: what the text may be;
+    the session's own. log_probabilities: how many of the likeliest tokens to name with those of the model; None for
+    nothing of them.
     """
 
     tokens: tuple[int, ...]
@@ -35,14 +39,17 @@ class SessionSpec:
     stop_token_ids: frozenset[int]
     max_entries: int
     mass: float
+    constraint: Constraint | None = None
+    log_probabilities: int | None = None
 
 
 @dataclass(slots=True)
 class Verified:
-    """The numbers of a block and the time that they took."""
+    """The numbers of a block, those of the model itself where asked for, and the time that they took."""
 
     numbers: BlockNumbers
     timing: Timing
+    model: BlockLogProbabilities | None
 
 
 class TargetSession:
@@ -52,7 +59,7 @@ class TargetSession:
         self.spec = spec
         self._engine = engine
         self._sequence = sequence
-        self._chain = SamplingChain(spec.sampling, vocabulary_size)
+        self._chain = SamplingChain(spec.sampling, vocabulary_size, spec.constraint)
         self._history = History(spec.tokens[: spec.prompt_length])
         self._log_p: Tensor | None = None  # [n, V] of the last block's candidates, where distances are left open
 
@@ -67,7 +74,7 @@ class TargetSession:
         work = _Verification(self, tokens, cached, candidates, rows)
         timing = await self._engine.run(work)
         assert work.numbers is not None
-        return Verified(work.numbers, timing)
+        return Verified(work.numbers, timing, work.model)
 
     async def resolve(self, indices: Sequence[int], rows: Callable[[], Sequence[Tensor]]) -> list[tuple[float, float]]:
         """Distance and total variation of candidates of the last block from full rows of q.
@@ -114,6 +121,15 @@ class TargetSession:
             spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, spec.max_entries, spec.mass
         )
 
+    def _of_model(
+        self, logits: Tensor, own: Sequence[int], candidates: Sequence[int] = (), corrections: Sequence[int] = ()
+    ) -> BlockLogProbabilities | None:
+        """Of rows of logits [n + 1, V]; None where nobody asked."""
+        top = self.spec.log_probabilities
+        if top is None:
+            return None
+        return log_probabilities(logits[:, : self._chain.vocabulary_size], own, candidates, corrections, top)
+
 
 def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Sequence[int]:
     """Cuts the cache to what still holds; returns the tokens to feed, at least the last one."""
@@ -144,6 +160,7 @@ class _Verification:
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
+        self.model: BlockLogProbabilities | None = None
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
@@ -167,9 +184,12 @@ class _Verification:
                 # Copies: a view would keep the rows of all sessions of the step as long as this one's.
                 own = rows[:-1].clone() if len(part) > 1 and block.has_tail else rows[:-1]
                 kept.append(own if block.has_tail else None)
-        for work, numbers, left_open in zip(works, results, kept, strict=True):
+        for work, rows, numbers, left_open in zip(works, logits, results, kept, strict=True):
             if not isinstance(numbers, Exception):
                 work.numbers = numbers
+                work.model = work._owner._of_model(
+                    rows, numbers.target_tokens, work._block.candidates, numbers.corrections
+                )
                 work._owner._log_p = left_open
         return [numbers if isinstance(numbers, Exception) else None for numbers in results]
 
@@ -200,8 +220,10 @@ class _Generation:
         results: list[Token | ValueError] = []
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += next_tokens(part, log_p)
-        for work, result in zip(works, results, strict=True):
+        for index, (work, rows, result) in enumerate(zip(works, logits, results, strict=True)):
             if isinstance(result, Token):
+                model = work._owner._of_model(rows, [result.token_id])
+                results[index] = result if model is None else replace(result, model=model.positions[0])
                 work._take(result)
         return results
 

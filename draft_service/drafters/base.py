@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
@@ -17,15 +18,20 @@ from tandem.v1 import block_pb2, draft_pb2, model_pb2, sampling_pb2
 
 @dataclass(frozen=True, slots=True)
 class SequenceSpec:
-    """How a sequence was opened. max_entries and mass: what to send of each distribution; 0 entries send none."""
+    """How a sequence was opened. prompt_length: how many of `tokens` penalties take for the prompt. max_entries and
+    mass: what to send of each distribution; 0 entries send none. constraint: what the text may be; the sequence's own.
+    priority: who goes first, larger numbers before smaller ones."""
 
-    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    prompt_length: int
     sampling: SamplingParams
     verification: sampling_pb2.VerificationRule.ValueType
     noise: NoiseStream
     stop_token_ids: frozenset[int]
     max_entries: int
     mass: float
+    constraint: Constraint | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)

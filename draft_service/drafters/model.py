@@ -30,7 +30,7 @@ class ModelDrafter:
         self._engine.start()
 
     async def open(self, spec: SequenceSpec) -> DraftSequence:
-        return ModelSequence(self._engine, await self._engine.open(), spec, self.info)
+        return ModelSequence(self._engine, await self._engine.open(spec.priority), spec, self.info)
 
     def load(self) -> model_pb2.Load:
         return load_message(self._engine.load())
@@ -49,14 +49,14 @@ class ModelSequence:
         self._sequence = sequence
         self._spec = spec
         self._context_length = info.context_length
-        self._chain = SamplingChain(spec.sampling, info.vocabulary_size)
-        self._history = History(spec.prompt)
+        self._chain = SamplingChain(spec.sampling, info.vocabulary_size, spec.constraint)
+        self._history = History(spec.tokens[: spec.prompt_length])
         self._rows: list[Tensor] = []
         self._prefill = asyncio.ensure_future(self._process_prompt())
 
     async def _process_prompt(self) -> None:
         # The last token waits for the first round, which needs its logits.
-        prompt = self._spec.prompt[:-1]
+        prompt = self._spec.tokens[:-1]
         if prompt and len(prompt) < self._context_length:
             await self._engine.run(_Prefill(self._sequence, prompt))
 
@@ -67,7 +67,7 @@ class ModelSequence:
         self._rows = []
         if len(tokens) >= self._context_length:
             return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
-        start = len(self._spec.prompt)
+        start = self._spec.prompt_length
         self._history.become(tokens[start:], cached - start)
         work = _Drafting(self, tokens, min(cached, len(tokens) - 1), round_number, limits)
         timing = await self._engine.run(work)

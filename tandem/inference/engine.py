@@ -123,10 +123,11 @@ class Engine:
             self._close_turns()
             self._fail_all()
 
-    async def open(self) -> Sequence:
-        """A new, empty sequence. Raises EngineClosedError or EngineFullError."""
+    async def open(self, priority: int = 0) -> Sequence:
+        """A new, empty sequence. priority: who goes first where not all can be run, larger numbers before smaller
+        ones. Raises EngineClosedError or EngineFullError."""
         self._admit()
-        sequence = self._runner.open()
+        sequence = self._runner.open(priority)
         self._sequences.add(sequence)
         self._queued.add(sequence)
         self._inbox.put(lambda: self._scheduler.add(sequence))

@@ -76,8 +76,8 @@ class ModelRunner:
             blocks = blocks_for(shape, loaded.device, cache_bytes=cache_bytes, gpu_share=gpu_share)
             self.cache = KeyValueCache(shape, blocks, loaded.device)
 
-    def open(self) -> Sequence:
-        return Sequence(self.cache.table())
+    def open(self, priority: int = 0) -> Sequence:
+        return Sequence(self.cache.table(), priority)
 
     def check(self, block: Block) -> None:
         """Raises SequenceClosedError, ContextFullError, CacheTooSmallError, or ValueError for a block that is none."""

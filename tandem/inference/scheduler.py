@@ -21,8 +21,9 @@ from tandem.inference.table import BLOCK_SIZE
 _MOST_CATCHING_UP = BLOCK_SIZE
 # What prompts get of a step that decoding fills by itself.
 _LEAST_PREFILL = BLOCK_SIZE
-# Of the budget for prompts the oldest gets at least this share; the rest goes to the shortest, which end sooner.
-_OLDEST_SHARE = 1 / 3
+# Of the budget for prompts the first (by priority, then age) gets at least this share; the rest goes to the shortest of
+# those of one priority, which end sooner.
+_FIRST_SHARE = 1 / 3
 # A sequence that nobody has asked anything of for so long gives way even to a younger one.
 _IDLE_SECONDS = 1.0
 
@@ -77,11 +78,11 @@ class Scheduler:
             task.sequence.last_used = time.monotonic()
         plan = _Plan(self.budget)
         busy = {task.sequence.number for task in tasks}
-        # Who was served longest ago goes first, where not all fit.
+        # Who was served longest ago goes first among those of one priority, where not all fit.
         for task in sorted((task for task in tasks if not task.is_prefill), key=_turn):
             if not task.is_prefill:  # it has not given way to one before it
                 self._add(plan, task, task.sequence.missing, busy)
-        prompts = sorted((task for task in tasks if task.is_prefill), key=lambda task: task.sequence.number)
+        prompts = sorted((task for task in tasks if task.is_prefill), key=lambda task: task.sequence.rank)
         if prompts:
             left = max(_LEAST_PREFILL, self.budget.tokens - plan.tokens)
             for task, share in _shares(prompts, left):
@@ -130,16 +131,15 @@ class Scheduler:
         return []
 
     def _who_may_give_way(self, sequence: Sequence, planned: set[int], busy: set[int]) -> Iterator[Sequence]:
-        """Those that are younger, the youngest first, then those that have long been idle."""
+        """Those that rank behind it, the last first, then those that have long been idle."""
         since = time.monotonic() - _IDLE_SECONDS
-        holders = [
-            other for other in reversed(self._sequences.values()) if other.table.blocks and other.number not in planned
-        ]
-        yield from (other for other in holders if other.number > sequence.number)
+        ranked = sorted(self._sequences.values(), key=lambda other: other.rank, reverse=True)
+        holders = [other for other in ranked if other.table.blocks and other.number not in planned]
+        yield from (other for other in holders if other.rank > sequence.rank)
         yield from (
             other
             for other in holders
-            if other.number < sequence.number and other.number not in busy and other.last_used < since
+            if other.rank < sequence.rank and other.number not in busy and other.last_used < since
         )
 
     def _has_rows(self, plan: _Plan, rows: int) -> bool:
@@ -165,12 +165,13 @@ def _match(task: Task) -> None:
     task.sequence.table.match(task.sequence.tokens, task.sequence.length - max(task.rows, 1))
 
 
-def _turn(task: Task) -> tuple[int, int]:
-    return task.sequence.last_step, task.sequence.number
+def _turn(task: Task) -> tuple[int, int, int]:
+    priority, number = task.sequence.rank
+    return priority, task.sequence.last_step, number
 
 
 def _shares(prompts: Seq[Task], tokens: int) -> list[tuple[Task, int]]:
-    """How many tokens of each prompt, the oldest first, are run; prompts without any are left out."""
+    """How many tokens of each prompt, first come first, are run; prompts without any are left out."""
     shares = dict.fromkeys(prompts, 0)
 
     def give(task: Task, most: int) -> int:
@@ -178,8 +179,8 @@ def _shares(prompts: Seq[Task], tokens: int) -> list[tuple[Task, int]]:
         shares[task] += given
         return given
 
-    left = tokens - give(prompts[0], max(_LEAST_PREFILL, int(tokens * _OLDEST_SHARE)))
-    for task in sorted(prompts, key=lambda task: task.sequence.missing):
+    left = tokens - give(prompts[0], max(_LEAST_PREFILL, int(tokens * _FIRST_SHARE)))
+    for task in sorted(prompts, key=lambda task: (task.sequence.rank[0], task.sequence.missing)):
         if left <= 0:
             break
         left -= give(task, left)

@@ -19,11 +19,14 @@ class Sequence:
     """The tokens that have been fed. Of these the first `cached` have their keys and values in the cache; the others
     are not there yet, or had to give way, and are run again when the sequence goes on.
 
-    number: later sequences have larger ones. last_step: the scheduler's, in which something of it was run.
+    number: later sequences have larger ones. rank: who goes first, smaller before larger. last_step: the scheduler's,
+    in which something of it was run.
     """
 
-    def __init__(self, table: BlockTable) -> None:
+    def __init__(self, table: BlockTable, priority: int = 0) -> None:
+        """priority: larger ones go before smaller ones, and older ones before younger."""
         self.number = next(_numbers)
+        self.rank = -priority, self.number
         self.tokens: list[int] = []
         self.table = table
         self.closed = False
@@ -70,7 +73,7 @@ class Sequence:
         """A second sequence of the same text, which shares the blocks of this one. Raises SequenceClosedError."""
         if self.closed:
             raise SequenceClosedError("the sequence is closed")
-        other = Sequence(self.table.fork())
+        other = Sequence(self.table.fork(), -self.rank[0])
         other.tokens = list(self.tokens)
         return other
 

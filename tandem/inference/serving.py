@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tandem.grammars import Grammars
 from tandem.inference.capacity import GPU_SHARE
 from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.loaded import LoadedModel
@@ -21,13 +22,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An engine, not started yet, and what its service says of the model."""
+    """An engine, not started yet, and what its service says of the model. grammars: of its tokenizer."""
 
     engine: Engine
     loaded: LoadedModel
     model_id: str
     revision: str
     fingerprint: str
+    grammars: Grammars
 
 
 def load_engine(
@@ -69,4 +71,4 @@ def load_engine(
         "" if weights == "full" else f" with {weights} weights", loaded.device, runner.cache.capacity,
         runner.cache.capacity * runner.cache.shape.bytes / 1e6, time.perf_counter() - started,
     )  # fmt: skip
-    return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint)
+    return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint, Grammars(tokenizer))

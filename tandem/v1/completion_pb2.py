@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tandem.v1 import grammar_pb2 as tandem_dot_v1_dot_grammar__pb2
 from tandem.v1 import model_pb2 as tandem_dot_v1_dot_model__pb2
 from tandem.v1 import policy_pb2 as tandem_dot_v1_dot_policy__pb2
 from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atandem/v1/completion.proto\x12\ttandem.v1\x1a\x15tandem/v1/model.proto\x1a\x16tandem/v1/policy.proto\x1a\x18tandem/v1/sampling.proto\"\xdf\x02\n\x0f\x43ompleteRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0bspeculation\x18\x06 \x01(\x0b\x32\x1c.tandem.v1.SpeculationPolicy\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x19\n\x11ignore_end_tokens\x18\t \x01(\x08\x12\r\n\x05\x61udit\x18\n \x01(\x08\x12\x12\n\nrequest_id\x18\x0b \x01(\tB\x08\n\x06promptB\r\n\x0b_max_tokens\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"0\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xbb\x01\n\x10\x43ompleteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x06tokens\x18\x04 \x03(\x0b\x32\x17.tandem.v1.TokenAccount\x12!\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Finish\x12&\n\x05round\x18\x06 \x01(\x0b\x32\x17.tandem.v1.RoundAccount\"\xa1\x01\n\x06\x46inish\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x0c\n\x04stop\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\x31\n\x0bspeculation\x18\x04 \x01(\x0b\x32\x1c.tandem.v1.SpeculationReport\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\x81\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\x03 \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\x04 \x01(\r\"\xe3\x02\n\x0cTokenAccount\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12&\n\x06source\x18\x03 \x01(\x0e\x32\x16.tandem.v1.TokenSource\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x1a\n\rdraft_entropy\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\"\n\x15\x64raft_log_probability\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08\x64istance\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x1e\n\x16target_log_probability\x18\x08 \x01(\x02\x12\x16\n\x0etarget_entropy\x18\t \x01(\x02\x12\x1e\n\x11rejected_token_id\x18\n \x01(\rH\x03\x88\x01\x01\x42\x10\n\x0e_draft_entropyB\x18\n\x16_draft_log_probabilityB\x0b\n\t_distanceB\x14\n\x12_rejected_token_id\"\xbf\x02\n\x0cRoundAccount\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x64rafted\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\x17\n\x0f\x64raft_entropies\x18\x04 \x03(\x02\x12\x1f\n\x17\x64raft_log_probabilities\x18\x05 \x03(\x02\x12 \n\x18\x61\x63\x63\x65ptance_probabilities\x18\x06 \x03(\x01\x12\x11\n\tdistances\x18\x07 \x03(\x02\x12;\n\nthresholds\x18\x08 \x03(\x0b\x32\'.tandem.v1.RoundAccount.ThresholdsEntry\x12\"\n\x04time\x18\t \x01(\x0b\x32\x14.tandem.v1.RoundTime\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xff\x01\n\tRoundTime\x12 \n\x18\x64raft_queue_microseconds\x18\x01 \x01(\x04\x12\"\n\x1a\x64raft_compute_microseconds\x18\x02 \x01(\x04\x12\x1f\n\x17\x64raft_wire_microseconds\x18\x03 \x01(\x04\x12!\n\x19target_queue_microseconds\x18\x04 \x01(\x04\x12#\n\x1btarget_compute_microseconds\x18\x05 \x01(\x04\x12 \n\x18target_wire_microseconds\x18\x06 \x01(\x04\x12!\n\x19orchestrator_microseconds\x18\x07 \x01(\x04\"\xec\x03\n\x11SpeculationReport\x12\x11\n\tstop_rule\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pt_rule\x18\x02 \x01(\t\x12\r\n\x05lossy\x18\x03 \x01(\x08\x12\x14\n\x0clossy_tokens\x18\x04 \x01(\r\x12\x14\n\x0clossy_charge\x18\x05 \x01(\x01\x12\x14\n\x0cverify_steps\x18\x06 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x1e\n\x16mean_acceptance_length\x18\t \x01(\x01\x12\x1d\n\x15\x64raft_acceptance_rate\x18\n \x01(\x01\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\x0b \x03(\r\x12\x11\n\tfull_rows\x18\x0c \x01(\r\x12#\n\x04time\x18\r \x01(\x0b\x32\x15.tandem.v1.TimeReport\x12@\n\nthresholds\x18\x0e \x03(\x0b\x32,.tandem.v1.SpeculationReport.ThresholdsEntry\x12\x16\n\x0e\x64raft_failures\x18\x0f \x01(\r\x12\x14\n\x0cplain_tokens\x18\x10 \x01(\r\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x82\x02\n\nTimeReport\x12 \n\x18\x66irst_token_microseconds\x18\x01 \x01(\x04\x12\x1a\n\x12total_microseconds\x18\x02 \x01(\x04\x12\"\n\x1a\x64raft_compute_microseconds\x18\x03 \x01(\x04\x12#\n\x1btarget_compute_microseconds\x18\x04 \x01(\x04\x12\x1b\n\x13rounds_microseconds\x18\x05 \x01(\x04\x12*\n\"round_overhead_median_microseconds\x18\x06 \x01(\x04\x12$\n\x06rounds\x18\x07 \x01(\x0b\x32\x14.tandem.v1.RoundTime\"E\n\x13\x43ompleteOnceRequest\x12.\n\ncompletion\x18\x01 \x01(\x0b\x32\x1a.tandem.v1.CompleteRequest\"\x97\x01\n\x14\x43ompleteOnceResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x06tokens\x18\x04 \x03(\x0b\x32\x17.tandem.v1.TokenAccount\x12!\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Finish\"\x12\n\x10GetModelsRequest\"^\n\x11GetModelsResponse\x12$\n\x06target\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xba\x01\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x01\x12\x1e\n\x1aTOKEN_SOURCE_DRAFT_MATCHED\x10\x02\x12\x1f\n\x1bTOKEN_SOURCE_DRAFT_ACCEPTED\x10\x03\x12\x1b\n\x17TOKEN_SOURCE_CORRECTION\x10\x04\x12\x16\n\x12TOKEN_SOURCE_BONUS\x10\x05\x32\xf3\x01\n\x11\x43ompletionService\x12\x45\n\x08\x43omplete\x12\x1a.tandem.v1.CompleteRequest\x1a\x1b.tandem.v1.CompleteResponse0\x01\x12O\n\x0c\x43ompleteOnce\x12\x1e.tandem.v1.CompleteOnceRequest\x1a\x1f.tandem.v1.CompleteOnceResponse\x12\x46\n\tGetModels\x12\x1b.tandem.v1.GetModelsRequest\x1a\x1c.tandem.v1.GetModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atandem/v1/completion.proto\x12\ttandem.v1\x1a\x17tandem/v1/grammar.proto\x1a\x15tandem/v1/model.proto\x1a\x16tandem/v1/policy.proto\x1a\x18tandem/v1/sampling.proto\"\xbb\x04\n\x0f\x43ompleteRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x13.tandem.v1.TokenIdsH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0bspeculation\x18\x06 \x01(\x0b\x32\x1c.tandem.v1.SpeculationPolicy\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x19\n\x11ignore_end_tokens\x18\t \x01(\x08\x12\r\n\x05\x61udit\x18\n \x01(\x08\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x0e\n\x01n\x18\x0c \x01(\x05H\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\r \x01(\x05\x12\x1e\n\x11log_probabilities\x18\x0e \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\x0f \x01(\x08\x12\x1f\n\x17return_prompt_token_ids\x18\x10 \x01(\x08\x12\x10\n\x08priority\x18\x11 \x01(\x05\x12#\n\x07grammar\x18\x12 \x01(\x0b\x32\x12.tandem.v1.Grammar\x12\x14\n\x0cinclude_stop\x18\x13 \x01(\x08\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x04\n\x02_nB\x14\n\x12_log_probabilities\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"u\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChatMessage\x12\"\n\x05tools\x18\x02 \x03(\x0b\x32\x13.tandem.v1.ChatTool\x12\x1f\n\x17template_arguments_json\x18\x03 \x01(\t\"}\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12+\n\ntool_calls\x18\x03 \x03(\x0b\x32\x17.tandem.v1.ChatToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"F\n\x08\x43hatTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"@\n\x0c\x43hatToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xa0\x02\n\x10\x43ompleteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x06tokens\x18\x04 \x03(\x0b\x32\x17.tandem.v1.TokenAccount\x12!\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Finish\x12&\n\x05round\x18\x06 \x01(\x0b\x32\x17.tandem.v1.RoundAccount\x12\x0e\n\x06\x63hoice\x18\x07 \x01(\r\x12\x39\n\x11log_probabilities\x18\x08 \x03(\x0b\x32\x1e.tandem.v1.TokenLogProbability\x12\x18\n\x10prompt_token_ids\x18\t \x03(\r\"|\n\x13TokenLogProbability\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12+\n\x03top\x18\x04 \x03(\x0b\x32\x1e.tandem.v1.TokenLogProbability\"\xa1\x01\n\x06\x46inish\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x0c\n\x04stop\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\x31\n\x0bspeculation\x18\x04 \x01(\x0b\x32\x1c.tandem.v1.SpeculationReport\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\x81\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\x03 \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\x04 \x01(\r\"\xe3\x02\n\x0cTokenAccount\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12&\n\x06source\x18\x03 \x01(\x0e\x32\x16.tandem.v1.TokenSource\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x1a\n\rdraft_entropy\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\"\n\x15\x64raft_log_probability\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08\x64istance\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x1e\n\x16target_log_probability\x18\x08 \x01(\x02\x12\x16\n\x0etarget_entropy\x18\t \x01(\x02\x12\x1e\n\x11rejected_token_id\x18\n \x01(\rH\x03\x88\x01\x01\x42\x10\n\x0e_draft_entropyB\x18\n\x16_draft_log_probabilityB\x0b\n\t_distanceB\x14\n\x12_rejected_token_id\"\xbf\x02\n\x0cRoundAccount\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x64rafted\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\x17\n\x0f\x64raft_entropies\x18\x04 \x03(\x02\x12\x1f\n\x17\x64raft_log_probabilities\x18\x05 \x03(\x02\x12 \n\x18\x61\x63\x63\x65ptance_probabilities\x18\x06 \x03(\x01\x12\x11\n\tdistances\x18\x07 \x03(\x02\x12;\n\nthresholds\x18\x08 \x03(\x0b\x32\'.tandem.v1.RoundAccount.ThresholdsEntry\x12\"\n\x04time\x18\t \x01(\x0b\x32\x14.tandem.v1.RoundTime\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xff\x01\n\tRoundTime\x12 \n\x18\x64raft_queue_microseconds\x18\x01 \x01(\x04\x12\"\n\x1a\x64raft_compute_microseconds\x18\x02 \x01(\x04\x12\x1f\n\x17\x64raft_wire_microseconds\x18\x03 \x01(\x04\x12!\n\x19target_queue_microseconds\x18\x04 \x01(\x04\x12#\n\x1btarget_compute_microseconds\x18\x05 \x01(\x04\x12 \n\x18target_wire_microseconds\x18\x06 \x01(\x04\x12!\n\x19orchestrator_microseconds\x18\x07 \x01(\x04\"\xec\x03\n\x11SpeculationReport\x12\x11\n\tstop_rule\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pt_rule\x18\x02 \x01(\t\x12\r\n\x05lossy\x18\x03 \x01(\x08\x12\x14\n\x0clossy_tokens\x18\x04 \x01(\r\x12\x14\n\x0clossy_charge\x18\x05 \x01(\x01\x12\x14\n\x0cverify_steps\x18\x06 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x1e\n\x16mean_acceptance_length\x18\t \x01(\x01\x12\x1d\n\x15\x64raft_acceptance_rate\x18\n \x01(\x01\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\x0b \x03(\r\x12\x11\n\tfull_rows\x18\x0c \x01(\r\x12#\n\x04time\x18\r \x01(\x0b\x32\x15.tandem.v1.TimeReport\x12@\n\nthresholds\x18\x0e \x03(\x0b\x32,.tandem.v1.SpeculationReport.ThresholdsEntry\x12\x16\n\x0e\x64raft_failures\x18\x0f \x01(\r\x12\x14\n\x0cplain_tokens\x18\x10 \x01(\r\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x82\x02\n\nTimeReport\x12 \n\x18\x66irst_token_microseconds\x18\x01 \x01(\x04\x12\x1a\n\x12total_microseconds\x18\x02 \x01(\x04\x12\"\n\x1a\x64raft_compute_microseconds\x18\x03 \x01(\x04\x12#\n\x1btarget_compute_microseconds\x18\x04 \x01(\x04\x12\x1b\n\x13rounds_microseconds\x18\x05 \x01(\x04\x12*\n\"round_overhead_median_microseconds\x18\x06 \x01(\x04\x12$\n\x06rounds\x18\x07 \x01(\x0b\x32\x14.tandem.v1.RoundTime\"E\n\x13\x43ompleteOnceRequest\x12.\n\ncompletion\x18\x01 \x01(\x0b\x32\x1a.tandem.v1.CompleteRequest\"\x95\x02\n\x14\x43ompleteOnceResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\'\n\x06tokens\x18\x04 \x03(\x0b\x32\x17.tandem.v1.TokenAccount\x12!\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Finish\x12\x39\n\x11log_probabilities\x18\x06 \x03(\x0b\x32\x1e.tandem.v1.TokenLogProbability\x12\x18\n\x10prompt_token_ids\x18\x07 \x03(\r\x12\'\n\x0cmore_choices\x18\x08 \x03(\x0b\x32\x11.tandem.v1.Choice\"\xb0\x01\n\x06\x43hoice\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\'\n\x06tokens\x18\x03 \x03(\x0b\x32\x17.tandem.v1.TokenAccount\x12!\n\x06\x66inish\x18\x04 \x01(\x0b\x32\x11.tandem.v1.Finish\x12\x39\n\x11log_probabilities\x18\x05 \x03(\x0b\x32\x1e.tandem.v1.TokenLogProbability\"\x12\n\x10GetModelsRequest\"^\n\x11GetModelsResponse\x12$\n\x06target\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12#\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x10\n\x0eGetLoadRequest\"g\n\x0fGetLoadResponse\x12\x13\n\x0b\x63ompletions\x18\x01 \x01(\r\x12\x1f\n\x06target\x18\x02 \x01(\x0b\x32\x0f.tandem.v1.Load\x12\x1e\n\x05\x64raft\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.Load\"K\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.tandem.v1.ChatH\x00\x42\x07\n\x05input\"=\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\"C\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xba\x01\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x01\x12\x1e\n\x1aTOKEN_SOURCE_DRAFT_MATCHED\x10\x02\x12\x1f\n\x1bTOKEN_SOURCE_DRAFT_ACCEPTED\x10\x03\x12\x1b\n\x17TOKEN_SOURCE_CORRECTION\x10\x04\x12\x16\n\x12TOKEN_SOURCE_BONUS\x10\x05\x32\xc5\x03\n\x11\x43ompletionService\x12\x45\n\x08\x43omplete\x12\x1a.tandem.v1.CompleteRequest\x1a\x1b.tandem.v1.CompleteResponse0\x01\x12O\n\x0c\x43ompleteOnce\x12\x1e.tandem.v1.CompleteOnceRequest\x1a\x1f.tandem.v1.CompleteOnceResponse\x12\x46\n\tGetModels\x12\x1b.tandem.v1.GetModelsRequest\x1a\x1c.tandem.v1.GetModelsResponse\x12@\n\x07GetLoad\x12\x19.tandem.v1.GetLoadRequest\x1a\x1a.tandem.v1.GetLoadResponse\x12\x43\n\x08Tokenize\x12\x1a.tandem.v1.TokenizeRequest\x1a\x1b.tandem.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.tandem.v1.DetokenizeRequest\x1a\x1d.tandem.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,46 +39,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUNDACCOUNT_THRESHOLDSENTRY']._serialized_options = b'8\001'
   _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._loaded_options = None
   _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3110
-  _globals['_FINISHREASON']._serialized_end=3205
-  _globals['_TOKENSOURCE']._serialized_start=3208
-  _globals['_TOKENSOURCE']._serialized_end=3394
-  _globals['_COMPLETEREQUEST']._serialized_start=115
-  _globals['_COMPLETEREQUEST']._serialized_end=466
-  _globals['_TOKENIDS']._serialized_start=468
-  _globals['_TOKENIDS']._serialized_end=491
-  _globals['_CHAT']._serialized_start=493
-  _globals['_CHAT']._serialized_end=541
-  _globals['_CHATMESSAGE']._serialized_start=543
-  _globals['_CHATMESSAGE']._serialized_end=587
-  _globals['_COMPLETERESPONSE']._serialized_start=590
-  _globals['_COMPLETERESPONSE']._serialized_end=777
-  _globals['_FINISH']._serialized_start=780
-  _globals['_FINISH']._serialized_end=941
-  _globals['_USAGE']._serialized_start=944
-  _globals['_USAGE']._serialized_end=1073
-  _globals['_TOKENACCOUNT']._serialized_start=1076
-  _globals['_TOKENACCOUNT']._serialized_end=1431
-  _globals['_ROUNDACCOUNT']._serialized_start=1434
-  _globals['_ROUNDACCOUNT']._serialized_end=1753
-  _globals['_ROUNDACCOUNT_THRESHOLDSENTRY']._serialized_start=1704
-  _globals['_ROUNDACCOUNT_THRESHOLDSENTRY']._serialized_end=1753
-  _globals['_ROUNDTIME']._serialized_start=1756
-  _globals['_ROUNDTIME']._serialized_end=2011
-  _globals['_SPECULATIONREPORT']._serialized_start=2014
-  _globals['_SPECULATIONREPORT']._serialized_end=2506
-  _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._serialized_start=1704
-  _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._serialized_end=1753
-  _globals['_TIMEREPORT']._serialized_start=2509
-  _globals['_TIMEREPORT']._serialized_end=2767
-  _globals['_COMPLETEONCEREQUEST']._serialized_start=2769
-  _globals['_COMPLETEONCEREQUEST']._serialized_end=2838
-  _globals['_COMPLETEONCERESPONSE']._serialized_start=2841
-  _globals['_COMPLETEONCERESPONSE']._serialized_end=2992
-  _globals['_GETMODELSREQUEST']._serialized_start=2994
-  _globals['_GETMODELSREQUEST']._serialized_end=3012
-  _globals['_GETMODELSRESPONSE']._serialized_start=3014
-  _globals['_GETMODELSRESPONSE']._serialized_end=3108
-  _globals['_COMPLETIONSERVICE']._serialized_start=3397
-  _globals['_COMPLETIONSERVICE']._serialized_end=3640
+  _globals['_FINISHREASON']._serialized_start=4543
+  _globals['_FINISHREASON']._serialized_end=4638
+  _globals['_TOKENSOURCE']._serialized_start=4641
+  _globals['_TOKENSOURCE']._serialized_end=4827
+  _globals['_COMPLETEREQUEST']._serialized_start=140
+  _globals['_COMPLETEREQUEST']._serialized_end=711
+  _globals['_TOKENIDS']._serialized_start=713
+  _globals['_TOKENIDS']._serialized_end=736
+  _globals['_CHAT']._serialized_start=738
+  _globals['_CHAT']._serialized_end=855
+  _globals['_CHATMESSAGE']._serialized_start=857
+  _globals['_CHATMESSAGE']._serialized_end=982
+  _globals['_CHATTOOL']._serialized_start=984
+  _globals['_CHATTOOL']._serialized_end=1054
+  _globals['_CHATTOOLCALL']._serialized_start=1056
+  _globals['_CHATTOOLCALL']._serialized_end=1120
+  _globals['_COMPLETERESPONSE']._serialized_start=1123
+  _globals['_COMPLETERESPONSE']._serialized_end=1411
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=1413
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=1537
+  _globals['_FINISH']._serialized_start=1540
+  _globals['_FINISH']._serialized_end=1701
+  _globals['_USAGE']._serialized_start=1704
+  _globals['_USAGE']._serialized_end=1833
+  _globals['_TOKENACCOUNT']._serialized_start=1836
+  _globals['_TOKENACCOUNT']._serialized_end=2191
+  _globals['_ROUNDACCOUNT']._serialized_start=2194
+  _globals['_ROUNDACCOUNT']._serialized_end=2513
+  _globals['_ROUNDACCOUNT_THRESHOLDSENTRY']._serialized_start=2464
+  _globals['_ROUNDACCOUNT_THRESHOLDSENTRY']._serialized_end=2513
+  _globals['_ROUNDTIME']._serialized_start=2516
+  _globals['_ROUNDTIME']._serialized_end=2771
+  _globals['_SPECULATIONREPORT']._serialized_start=2774
+  _globals['_SPECULATIONREPORT']._serialized_end=3266
+  _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._serialized_start=2464
+  _globals['_SPECULATIONREPORT_THRESHOLDSENTRY']._serialized_end=2513
+  _globals['_TIMEREPORT']._serialized_start=3269
+  _globals['_TIMEREPORT']._serialized_end=3527
+  _globals['_COMPLETEONCEREQUEST']._serialized_start=3529
+  _globals['_COMPLETEONCEREQUEST']._serialized_end=3598
+  _globals['_COMPLETEONCERESPONSE']._serialized_start=3601
+  _globals['_COMPLETEONCERESPONSE']._serialized_end=3878
+  _globals['_CHOICE']._serialized_start=3881
+  _globals['_CHOICE']._serialized_end=4057
+  _globals['_GETMODELSREQUEST']._serialized_start=4059
+  _globals['_GETMODELSREQUEST']._serialized_end=4077
+  _globals['_GETMODELSRESPONSE']._serialized_start=4079
+  _globals['_GETMODELSRESPONSE']._serialized_end=4173
+  _globals['_GETLOADREQUEST']._serialized_start=4175
+  _globals['_GETLOADREQUEST']._serialized_end=4191
+  _globals['_GETLOADRESPONSE']._serialized_start=4193
+  _globals['_GETLOADRESPONSE']._serialized_end=4296
+  _globals['_TOKENIZEREQUEST']._serialized_start=4298
+  _globals['_TOKENIZEREQUEST']._serialized_end=4373
+  _globals['_TOKENIZERESPONSE']._serialized_start=4375
+  _globals['_TOKENIZERESPONSE']._serialized_end=4436
+  _globals['_DETOKENIZEREQUEST']._serialized_start=4438
+  _globals['_DETOKENIZEREQUEST']._serialized_end=4505
+  _globals['_DETOKENIZERESPONSE']._serialized_start=4507
+  _globals['_DETOKENIZERESPONSE']._serialized_end=4541
+  _globals['_COMPLETIONSERVICE']._serialized_start=4830
+  _globals['_COMPLETIONSERVICE']._serialized_end=5283
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.v1 import grammar_pb2 as _grammar_pb2
 from tandem.v1 import model_pb2 as _model_pb2
 from tandem.v1 import policy_pb2 as _policy_pb2
 from tandem.v1 import sampling_pb2 as _sampling_pb2
@@ -99,6 +100,14 @@ class CompleteRequest(_message.Message):
     IGNORE_END_TOKENS_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
+    RETURN_PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    INCLUDE_STOP_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, tokenised as it is (special tokens in it are recognised). Not empty."""
     max_tokens: _builtins.int
@@ -113,6 +122,30 @@ class CompleteRequest(_message.Message):
     """Name of the request in logs and in the answer; drawn where empty. At most
     128 printable ASCII characters.
     """
+    n: _builtins.int
+    """Completions of the prompt, drawn independently of each other; in [1, 64],
+    unset means 1. Above 1 it needs a temperature above 0.
+    """
+    min_tokens: _builtins.int
+    """Tokens before which neither a stop token, an end token nor a stop text ends
+    the completion; in [0, max_tokens]. Those tokens have probability 0 until
+    then. Not together with `grammar`.
+    """
+    log_probabilities: _builtins.int
+    """Log-probabilities under the model itself, before the sampling chain, of
+    every token, and so many of the likeliest tokens in its place; in [0, 20].
+    Unset: none. They are of the target, for drafted tokens too.
+    """
+    echo: _builtins.bool
+    """The first message of each choice has the prompt as its text."""
+    return_prompt_token_ids: _builtins.bool
+    """The first message has the prompt's tokens in `prompt_token_ids`."""
+    priority: _builtins.int
+    """Who goes first where the services cannot run all: the larger number, and
+    among equals who came first. In [-100, 100].
+    """
+    include_stop: _builtins.bool
+    """A stop text is part of the text, at its end."""
     @_builtins.property
     def tokens(self) -> Global___TokenIds:
         """Tokens. At least one, each below the vocabulary size."""
@@ -141,6 +174,13 @@ class CompleteRequest(_message.Message):
         `token_ids`, not of the text.
         """
 
+    @_builtins.property
+    def grammar(self) -> _grammar_pb2.Grammar:
+        """What the text has to be. Draft and target are held to it alike, so that
+        every rule of acceptance keeps its promise. The text ends where the grammar
+        does; max_tokens may end it before.
+        """
+
     def __init__(
         self,
         *,
@@ -155,17 +195,33 @@ class CompleteRequest(_message.Message):
         ignore_end_tokens: _builtins.bool = ...,
         audit: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        n: _builtins.int | None = ...,
+        min_tokens: _builtins.int = ...,
+        log_probabilities: _builtins.int | None = ...,
+        echo: _builtins.bool = ...,
+        return_prompt_token_ids: _builtins.bool = ...,
+        priority: _builtins.int = ...,
+        grammar: _grammar_pb2.Grammar | None = ...,
+        include_stop: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "max_tokens", b"max_tokens", "prompt", b"prompt", "sampling", b"sampling", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "chat", b"chat", "grammar", b"grammar", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "audit", b"audit", "chat", b"chat", "ignore_end_tokens", b"ignore_end_tokens", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "audit", b"audit", "chat", b"chat", "echo", b"echo", "grammar", b"grammar", "ignore_end_tokens", b"ignore_end_tokens", "include_stop", b"include_stop", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n", b"n", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
+    _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_probabilities) -> _WhichOneofReturnType__log_probabilities | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n) -> _WhichOneofReturnType__n | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
@@ -202,18 +258,33 @@ class Chat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    template_arguments_json: _builtins.str
+    """More variables of the template, as a JSON object; empty means none. A name
+    that the template does not use is refused.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """Its messages; at least one."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatTool]:
+        """Functions that the model may call; refused where the model's template knows
+        none. They are passed to the template; a call that the model makes is text
+        in the form that it was trained for.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+        tools: _abc.Iterable[Global___ChatTool] | None = ...,
+        template_arguments_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_arguments_json", b"template_arguments_json", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,23 +298,99 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """`system`, `user` or `assistant`, as the model's template knows them."""
+    """`system`, `developer`, `user`, `assistant` or `tool`, as the model's
+    template knows them.
+    """
     content: _builtins.str
-    """The text; may be empty for `assistant` only."""
+    """The text; may be empty for `assistant` and `tool` only."""
+    tool_call_id: _builtins.str
+    """The call that a message of a tool answers; for `tool` only."""
+    name: _builtins.str
+    """Name of the speaker, or of the tool; may be empty."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatToolCall]:
+        """Calls that the assistant made; for `assistant` only."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ChatToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ChatTool(_message.Message):
+    """A function that the model may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name; not empty."""
+    description: _builtins.str
+    """What it does."""
+    parameters_json: _builtins.str
+    """JSON schema of its parameters, an object; empty means none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_json", b"parameters_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatTool: _TypeAlias = ChatTool  # noqa: Y015
+
+@_typing.final
+class ChatToolCall(_message.Message):
+    """A call of a function."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Name of the call, to which its answer refers."""
+    name: _builtins.str
+    """The function; not empty."""
+    arguments_json: _builtins.str
+    """Its arguments, a JSON object."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatToolCall: _TypeAlias = ChatToolCall  # noqa: Y015
 
 @_typing.final
 class CompleteResponse(_message.Message):
@@ -257,12 +404,17 @@ class CompleteResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request."""
     text: _builtins.str
-    """Text to append; may be empty while a character or a possible stop text is
-    incomplete.
+    """Text to append to its choice; may be empty while a character or a possible
+    stop text is incomplete.
     """
+    choice: _builtins.int
+    """Which of the request's `n` completions this belongs to; from 0."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens to append."""
@@ -273,13 +425,21 @@ class CompleteResponse(_message.Message):
 
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """Set in the last message only."""
+        """Set in the last message of a choice only."""
 
     @_builtins.property
     def round(self) -> Global___RoundAccount:
         """The account of the round that committed `token_ids`, where asked for and
         where there were candidates.
         """
+
+    @_builtins.property
+    def log_probabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The log-probabilities of `token_ids`, where asked for; as many entries."""
+
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the prompt, where asked for; in the first message only."""
 
     def __init__(
         self,
@@ -290,14 +450,55 @@ class CompleteResponse(_message.Message):
         tokens: _abc.Iterable[Global___TokenAccount] | None = ...,
         finish: Global___Finish | None = ...,
         round: Global___RoundAccount | None = ...,
+        choice: _builtins.int = ...,
+        log_probabilities: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "request_id", b"request_id", "round", b"round", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "finish", b"finish", "log_probabilities", b"log_probabilities", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "round", b"round", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+
+@_typing.final
+class TokenLogProbability(_message.Message):
+    """How likely a token is by itself, under the model before the sampling chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    token: _builtins.bytes
+    """Its bytes, which need not be whole characters; empty for a special token."""
+    log_probability: _builtins.float
+    """In nats."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The likeliest tokens in its place, as many as asked for, likeliest first;
+        their own `top` is empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        token: _builtins.bytes = ...,
+        log_probability: _builtins.float = ...,
+        top: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probability", b"log_probability", "token", b"token", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogProbability: _TypeAlias = TokenLogProbability  # noqa: Y015
 
 @_typing.final
 class Finish(_message.Message):
@@ -343,7 +544,7 @@ Global___Finish: _TypeAlias = Finish  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Tokens, as OpenAI counts them."""
+    """Tokens of one choice, as OpenAI counts them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -789,6 +990,9 @@ class CompleteOnceResponse(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MORE_CHOICES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request."""
     text: _builtins.str
@@ -805,6 +1009,20 @@ class CompleteOnceResponse(_message.Message):
     def finish(self) -> Global___Finish:
         """How it ended."""
 
+    @_builtins.property
+    def log_probabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The log-probabilities of `token_ids`, where asked for."""
+
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the prompt, where asked for."""
+
+    @_builtins.property
+    def more_choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """Where `n` is above 1: the other choices, from choice 1 on. What stands above
+        is choice 0.
+        """
+
     def __init__(
         self,
         *,
@@ -813,14 +1031,63 @@ class CompleteOnceResponse(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         tokens: _abc.Iterable[Global___TokenAccount] | None = ...,
         finish: Global___Finish | None = ...,
+        log_probabilities: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        more_choices: _abc.Iterable[Global___Choice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "log_probabilities", b"log_probabilities", "more_choices", b"more_choices", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteOnceResponse: _TypeAlias = CompleteOnceResponse  # noqa: Y015
+
+@_typing.final
+class Choice(_message.Message):
+    """One of several completions of a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAccount]:
+        """The account of `token_ids`, where asked for."""
+
+    @_builtins.property
+    def finish(self) -> Global___Finish:
+        """How it ended."""
+
+    @_builtins.property
+    def log_probabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The log-probabilities of `token_ids`, where asked for."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        tokens: _abc.Iterable[Global___TokenAccount] | None = ...,
+        finish: Global___Finish | None = ...,
+        log_probabilities: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "log_probabilities", b"log_probabilities", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class GetModelsRequest(_message.Message):
@@ -868,3 +1135,166 @@ class GetModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelsResponse: _TypeAlias = GetModelsResponse  # noqa: Y015
+
+@_typing.final
+class GetLoadRequest(_message.Message):
+    """Empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoadRequest: _TypeAlias = GetLoadRequest  # noqa: Y015
+
+@_typing.final
+class GetLoadResponse(_message.Message):
+    """How busy the orchestrator and the services behind it are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETIONS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
+    completions: _builtins.int
+    """Completions under way in this orchestrator."""
+    @_builtins.property
+    def target(self) -> _model_pb2.Load:
+        """The target's load, other orchestrators' sequences included; unset where it
+        does not answer.
+        """
+
+    @_builtins.property
+    def draft(self) -> _model_pb2.Load:
+        """The draft's; unset where none is reachable."""
+
+    def __init__(
+        self,
+        *,
+        completions: _builtins.int = ...,
+        target: _model_pb2.Load | None = ...,
+        draft: _model_pb2.Load | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "draft", b"draft", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoadResponse: _TypeAlias = GetLoadResponse  # noqa: Y015
+
+@_typing.final
+class TokenizeRequest(_message.Message):
+    """What to tokenise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text as it is; special tokens in it are recognised. May be empty."""
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A conversation, put through the model's chat template."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "chat"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___TokenizeRequest: _TypeAlias = TokenizeRequest  # noqa: Y015
+
+@_typing.final
+class TokenizeResponse(_message.Message):
+    """Tokens of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    context_length: _builtins.int
+    """Most tokens that the target takes, prompt and completion together; 0 for no
+    limit.
+    """
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        context_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenizeResponse: _TypeAlias = TokenizeResponse  # noqa: Y015
+
+@_typing.final
+class DetokenizeRequest(_message.Message):
+    """What to put back into text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    skip_special_tokens: _builtins.bool
+    """Leave out special tokens, as completions do."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens, each below the vocabulary size. May be empty."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        skip_special_tokens: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeRequest: _TypeAlias = DetokenizeRequest  # noqa: Y015
+
+@_typing.final
+class DetokenizeResponse(_message.Message):
+    """Text of tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text; bytes that are no text appear as U+FFFD."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015

@@ -50,6 +50,21 @@ class CompletionServiceStub:
                 request_serializer=tandem_dot_v1_dot_completion__pb2.GetModelsRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_completion__pb2.GetModelsResponse.FromString,
                 _registered_method=True)
+        self.GetLoad = channel.unary_unary(
+                '/tandem.v1.CompletionService/GetLoad',
+                request_serializer=tandem_dot_v1_dot_completion__pb2.GetLoadRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_completion__pb2.GetLoadResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/tandem.v1.CompletionService/Tokenize',
+                request_serializer=tandem_dot_v1_dot_completion__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_completion__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/tandem.v1.CompletionService/Detokenize',
+                request_serializer=tandem_dot_v1_dot_completion__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_completion__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class CompletionServiceServicer:
@@ -58,7 +73,7 @@ class CompletionServiceServicer:
 
     def Complete(self, request, context):
         """Completes a prompt and streams the text as it is committed. The last
-        message carries `finish`.
+        message of each choice carries `finish`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +88,27 @@ class CompletionServiceServicer:
 
     def GetModels(self, request, context):
         """What is served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoad(self, request, context):
+        """How busy the orchestrator and the services behind it are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Text or a conversation to tokens, as `Complete` takes them in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Tokens to text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +131,21 @@ def add_CompletionServiceServicer_to_server(servicer, server):
                     servicer.GetModels,
                     request_deserializer=tandem_dot_v1_dot_completion__pb2.GetModelsRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_completion__pb2.GetModelsResponse.SerializeToString,
+            ),
+            'GetLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoad,
+                    request_deserializer=tandem_dot_v1_dot_completion__pb2.GetLoadRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_completion__pb2.GetLoadResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=tandem_dot_v1_dot_completion__pb2.TokenizeRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_completion__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=tandem_dot_v1_dot_completion__pb2.DetokenizeRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_completion__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +230,87 @@ class CompletionService:
             '/tandem.v1.CompletionService/GetModels',
             tandem_dot_v1_dot_completion__pb2.GetModelsRequest.SerializeToString,
             tandem_dot_v1_dot_completion__pb2.GetModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.CompletionService/GetLoad',
+            tandem_dot_v1_dot_completion__pb2.GetLoadRequest.SerializeToString,
+            tandem_dot_v1_dot_completion__pb2.GetLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.CompletionService/Tokenize',
+            tandem_dot_v1_dot_completion__pb2.TokenizeRequest.SerializeToString,
+            tandem_dot_v1_dot_completion__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.CompletionService/Detokenize',
+            tandem_dot_v1_dot_completion__pb2.DetokenizeRequest.SerializeToString,
+            tandem_dot_v1_dot_completion__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

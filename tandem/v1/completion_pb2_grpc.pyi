@@ -35,12 +35,18 @@ class CompletionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CompletionServiceAsyncStub: ...
     Complete: _grpc.UnaryStreamMultiCallable[_completion_pb2.CompleteRequest, _completion_pb2.CompleteResponse]
     """Completes a prompt and streams the text as it is committed. The last
-    message carries `finish`.
+    message of each choice carries `finish`.
     """
     CompleteOnce: _grpc.UnaryUnaryMultiCallable[_completion_pb2.CompleteOnceRequest, _completion_pb2.CompleteOnceResponse]
     """Completes a prompt and answers once."""
     GetModels: _grpc.UnaryUnaryMultiCallable[_completion_pb2.GetModelsRequest, _completion_pb2.GetModelsResponse]
     """What is served."""
+    GetLoad: _grpc.UnaryUnaryMultiCallable[_completion_pb2.GetLoadRequest, _completion_pb2.GetLoadResponse]
+    """How busy the orchestrator and the services behind it are."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_completion_pb2.TokenizeRequest, _completion_pb2.TokenizeResponse]
+    """Text or a conversation to tokens, as `Complete` takes them in."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_completion_pb2.DetokenizeRequest, _completion_pb2.DetokenizeResponse]
+    """Tokens to text."""
 
 @_typing.type_check_only
 class CompletionServiceAsyncStub(CompletionServiceStub):
@@ -49,12 +55,18 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Complete: _aio.UnaryStreamMultiCallable[_completion_pb2.CompleteRequest, _completion_pb2.CompleteResponse]  # type: ignore[assignment]
     """Completes a prompt and streams the text as it is committed. The last
-    message carries `finish`.
+    message of each choice carries `finish`.
     """
     CompleteOnce: _aio.UnaryUnaryMultiCallable[_completion_pb2.CompleteOnceRequest, _completion_pb2.CompleteOnceResponse]  # type: ignore[assignment]
     """Completes a prompt and answers once."""
     GetModels: _aio.UnaryUnaryMultiCallable[_completion_pb2.GetModelsRequest, _completion_pb2.GetModelsResponse]  # type: ignore[assignment]
     """What is served."""
+    GetLoad: _aio.UnaryUnaryMultiCallable[_completion_pb2.GetLoadRequest, _completion_pb2.GetLoadResponse]  # type: ignore[assignment]
+    """How busy the orchestrator and the services behind it are."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_completion_pb2.TokenizeRequest, _completion_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Text or a conversation to tokens, as `Complete` takes them in."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_completion_pb2.DetokenizeRequest, _completion_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Tokens to text."""
 
 class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
     """What callers use."""
@@ -66,7 +78,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_pb2.CompleteResponse], _abc.AsyncIterator[_completion_pb2.CompleteResponse]]:
         """Completes a prompt and streams the text as it is committed. The last
-        message carries `finish`.
+        message of each choice carries `finish`.
         """
 
     @_abc_1.abstractmethod
@@ -84,5 +96,29 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_completion_pb2.GetModelsResponse, _abc.Awaitable[_completion_pb2.GetModelsResponse]]:
         """What is served."""
+
+    @_abc_1.abstractmethod
+    def GetLoad(
+        self,
+        request: _completion_pb2.GetLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_completion_pb2.GetLoadResponse, _abc.Awaitable[_completion_pb2.GetLoadResponse]]:
+        """How busy the orchestrator and the services behind it are."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _completion_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_completion_pb2.TokenizeResponse, _abc.Awaitable[_completion_pb2.TokenizeResponse]]:
+        """Text or a conversation to tokens, as `Complete` takes them in."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _completion_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_completion_pb2.DetokenizeResponse, _abc.Awaitable[_completion_pb2.DetokenizeResponse]]:
+        """Tokens to text."""
 
 def add_CompletionServiceServicer_to_server(servicer: CompletionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

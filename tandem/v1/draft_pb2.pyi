@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.v1 import block_pb2 as _block_pb2
 from tandem.v1 import distribution_pb2 as _distribution_pb2
+from tandem.v1 import grammar_pb2 as _grammar_pb2
 from tandem.v1 import model_pb2 as _model_pb2
 from tandem.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
@@ -127,10 +128,23 @@ class DraftOpen(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     RANDOM_KEY_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    GRAMMAR_END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PROMPT_LENGTH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request in logs; may be empty."""
     verification: _sampling_pb2.VerificationRule.ValueType
     """How the candidates will be verified: decides what q is and how it is drawn."""
+    min_tokens: _builtins.int
+    """Tokens of the text before which `stop_token_ids` have probability 0; 0 for
+    none. Not together with `grammar`.
+    """
+    priority: _builtins.int
+    """Who goes first where not all can be run: the larger number. In [-100, 100]."""
+    prompt_length: _builtins.int
+    """As in VerifyOpen."""
     @_builtins.property
     def handshake(self) -> _model_pb2.Handshake:
         """Version and what the opener knows of the target's model."""
@@ -155,6 +169,18 @@ class DraftOpen(_message.Message):
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Drafting ends after one of these was drafted; may be empty."""
 
+    @_builtins.property
+    def grammar(self) -> _grammar_pb2.Grammar:
+        """What the text has to be: other tokens have probability 0. Unset: anything.
+        A drafter without a vocabulary of its own does not look at it.
+        """
+
+    @_builtins.property
+    def grammar_end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that may end the text where the grammar allows it to end, and have
+        probability 0 elsewhere; needed by `grammar` and of no use without it.
+        """
+
     def __init__(
         self,
         *,
@@ -166,10 +192,15 @@ class DraftOpen(_message.Message):
         format: _distribution_pb2.DistributionFormat | None = ...,
         random_key: _sampling_pb2.RandomKey | None = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_tokens: _builtins.int = ...,
+        grammar: _grammar_pb2.Grammar | None = ...,
+        grammar_end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _builtins.int = ...,
+        prompt_length: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "handshake", b"handshake", "random_key", b"random_key", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "handshake", b"handshake", "random_key", b"random_key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "handshake", b"handshake", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "grammar_end_token_ids", b"grammar_end_token_ids", "handshake", b"handshake", "min_tokens", b"min_tokens", "priority", b"priority", "prompt_length", b"prompt_length", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

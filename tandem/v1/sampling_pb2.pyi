@@ -65,7 +65,8 @@ Global___VerificationRule: _TypeAlias = VerificationRule  # noqa: Y015
 class SamplingParams(_message.Message):
     """The sampling chain of a request. Draft and target apply the same chain in
     this order: logit bias, repetition penalty, presence and frequency penalties,
-    temperature, top-k, top-p, min-p. Unset fields have the value that changes
+    what the text may be (the request's grammar, its min_tokens), temperature,
+    top-k, top-p, min-p. Unset fields have the value that changes
     nothing, except `temperature` (see there).
     """
 

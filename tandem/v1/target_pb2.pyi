@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from tandem.v1 import block_pb2 as _block_pb2
 from tandem.v1 import distribution_pb2 as _distribution_pb2
+from tandem.v1 import grammar_pb2 as _grammar_pb2
 from tandem.v1 import model_pb2 as _model_pb2
 from tandem.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
@@ -83,6 +84,11 @@ class VerifyOpen(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     PROMPT_LENGTH_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    GRAMMAR_END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request in logs; may be empty."""
     verification: _sampling_pb2.VerificationRule.ValueType
@@ -90,7 +96,18 @@ class VerifyOpen(_message.Message):
     prompt_length: _builtins.int
     """How many leading tokens of `prompt_token_ids` are the caller's prompt; the
     rest was generated before (a sequence reopened after a fault), which
-    matters to presence and frequency penalties. 0: all of them.
+    matters to presence and frequency penalties, to `min_tokens` and to
+    `grammar`. 0: all of them.
+    """
+    min_tokens: _builtins.int
+    """Tokens of the text before which `stop_token_ids` have probability 0; 0 for
+    none. Not together with `grammar`.
+    """
+    priority: _builtins.int
+    """Who goes first where not all can be run: the larger number. In [-100, 100]."""
+    log_probabilities: _builtins.int
+    """Send log-probabilities of the model itself, before the sampling chain, and
+    so many of the likeliest tokens of each position; at most 20. Unset: none.
     """
     @_builtins.property
     def handshake(self) -> _model_pb2.Handshake:
@@ -116,6 +133,16 @@ class VerifyOpen(_message.Message):
     def format(self) -> _distribution_pb2.DistributionFormat:
         """What to send of p at each position; unset sends none."""
 
+    @_builtins.property
+    def grammar(self) -> _grammar_pb2.Grammar:
+        """What the text has to be: other tokens have probability 0. Unset: anything."""
+
+    @_builtins.property
+    def grammar_end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that may end the text where the grammar allows it to end, and have
+        probability 0 elsewhere; needed by `grammar` and of no use without it.
+        """
+
     def __init__(
         self,
         *,
@@ -128,12 +155,19 @@ class VerifyOpen(_message.Message):
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         format: _distribution_pb2.DistributionFormat | None = ...,
         prompt_length: _builtins.int = ...,
+        min_tokens: _builtins.int = ...,
+        grammar: _grammar_pb2.Grammar | None = ...,
+        grammar_end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _builtins.int = ...,
+        log_probabilities: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "handshake", b"handshake", "random_key", b"random_key", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "format", b"format", "grammar", b"grammar", "handshake", b"handshake", "log_probabilities", b"log_probabilities", "random_key", b"random_key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "handshake", b"handshake", "prompt_length", b"prompt_length", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "format", b"format", "grammar", b"grammar", "grammar_end_token_ids", b"grammar_end_token_ids", "handshake", b"handshake", "log_probabilities", b"log_probabilities", "min_tokens", b"min_tokens", "priority", b"priority", "prompt_length", b"prompt_length", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_probabilities) -> _WhichOneofReturnType__log_probabilities | None: ...
 
 Global___VerifyOpen: _TypeAlias = VerifyOpen  # noqa: Y015
 
@@ -330,6 +364,7 @@ class VerifiedBlock(_message.Message):
     IN_SUPPORT_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round that this answers."""
     position: _builtins.int
@@ -408,6 +443,10 @@ class VerifiedBlock(_message.Message):
     def timing(self) -> _block_pb2.Timing:
         """Time spent."""
 
+    @_builtins.property
+    def model(self) -> Global___ModelLogProbabilities:
+        """Log-probabilities of the model itself, where asked for."""
+
     def __init__(
         self,
         *,
@@ -428,14 +467,87 @@ class VerifiedBlock(_message.Message):
         in_support: _abc.Iterable[_builtins.bool] | None = ...,
         distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
         timing: _block_pb2.Timing | None = ...,
+        model: Global___ModelLogProbabilities | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "model", b"model", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifiedBlock: _TypeAlias = VerifiedBlock  # noqa: Y015
+
+@_typing.final
+class ModelLogProbabilities(_message.Message):
+    """Log-probabilities of the model itself, before the sampling chain, in nats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """(n) Of the candidates."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """(n + 1) Of target_token_ids."""
+
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """(n) Of correction_token_ids."""
+
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopTokens]:
+        """(n + 1) The likeliest tokens, where any were asked for."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[_builtins.float] | None = ...,
+        targets: _abc.Iterable[_builtins.float] | None = ...,
+        corrections: _abc.Iterable[_builtins.float] | None = ...,
+        top: _abc.Iterable[Global___TopTokens] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "corrections", b"corrections", "targets", b"targets", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLogProbabilities: _TypeAlias = ModelLogProbabilities  # noqa: Y015
+
+@_typing.final
+class TopTokens(_message.Message):
+    """The likeliest tokens of a position, likeliest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens."""
+
+    @_builtins.property
+    def log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their log-probabilities in nats; as many."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        log_probabilities: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probabilities", b"log_probabilities", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopTokens: _TypeAlias = TopTokens  # noqa: Y015
 
 @_typing.final
 class ResolvedDistances(_message.Message):
@@ -497,6 +609,8 @@ class GeneratedToken(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODEL_LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round that this answers."""
     position: _builtins.int
@@ -511,6 +625,10 @@ class GeneratedToken(_message.Message):
     """Whether this is the last one of the request: max_tokens, a stop token or
     the end of the context was reached.
     """
+    model_log_probability: _builtins.float
+    """log p of the token under the model itself, before the sampling chain, in
+    nats; where asked for.
+    """
     @_builtins.property
     def distribution(self) -> _distribution_pb2.CompressedDistribution:
         """p, where asked for."""
@@ -518,6 +636,10 @@ class GeneratedToken(_message.Message):
     @_builtins.property
     def timing(self) -> _block_pb2.Timing:
         """Time spent on this token."""
+
+    @_builtins.property
+    def top(self) -> Global___TopTokens:
+        """The likeliest tokens under the model itself, where asked for."""
 
     def __init__(
         self,
@@ -530,12 +652,16 @@ class GeneratedToken(_message.Message):
         last: _builtins.bool = ...,
         distribution: _distribution_pb2.CompressedDistribution | None = ...,
         timing: _block_pb2.Timing | None = ...,
+        model_log_probability: _builtins.float | None = ...,
+        top: Global___TopTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability", "distribution", b"distribution", "model_log_probability", b"model_log_probability", "timing", b"timing", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "entropy", b"entropy", "last", b"last", "log_probability", b"log_probability", "position", b"position", "round", b"round", "timing", b"timing", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability", "distribution", b"distribution", "entropy", b"entropy", "last", b"last", "log_probability", b"log_probability", "model_log_probability", b"model_log_probability", "position", b"position", "round", b"round", "timing", b"timing", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model_log_probability: _TypeAlias = _typing.Literal["model_log_probability"]  # noqa: Y015
+    _WhichOneofArgType__model_log_probability: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_log_probability) -> _WhichOneofReturnType__model_log_probability | None: ...
 
 Global___GeneratedToken: _TypeAlias = GeneratedToken  # noqa: Y015
 

@@ -36,13 +36,13 @@ async def _settle() -> None:
 
 async def test_all_items_come_in_order() -> None:
     source = Source(100)
-    assert [item async for item in ahead(source.run(), 3)] == list(range(100))
+    assert [item async for item in ahead([source.run()], 3)] == list(range(100))
     assert source.closed
 
 
 async def test_the_source_goes_on_while_the_reader_is_busy_but_only_so_far() -> None:
     source = Source(100)
-    async with aclosing(ahead(source.run(), 3)) as items:
+    async with aclosing(ahead([source.run()], 3)) as items:
         assert await anext(items) == 0
         await _settle()
         assert source.reached == 4  # three wait, the fourth is in hand
@@ -54,14 +54,14 @@ async def test_the_source_goes_on_while_the_reader_is_busy_but_only_so_far() -> 
 async def test_an_error_comes_after_the_items_before_it() -> None:
     received = []
     with pytest.raises(ValueError, match="broken"):
-        async for item in ahead(Source(5, ValueError("broken")).run(), 2):
+        async for item in ahead([Source(5, ValueError("broken")).run()], 2):
             received.append(item)
     assert received == [0, 1, 2, 3, 4]
 
 
 async def test_leaving_closes_the_source() -> None:
     source = Source(100)
-    async with aclosing(ahead(source.run(), 2)) as items:
+    async with aclosing(ahead([source.run()], 2)) as items:
         await anext(items)
     assert source.closed
 
@@ -77,7 +77,7 @@ async def test_cancelling_the_reader_closes_a_source_that_waits() -> None:
             closed.set()
 
     async def read() -> None:
-        async with aclosing(ahead(waits(), 1)) as items:
+        async with aclosing(ahead([waits()], 1)) as items:
             async for _ in items:
                 pass
 

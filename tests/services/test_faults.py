@@ -197,13 +197,13 @@ async def test_a_draft_that_says_nothing_delays_requests_once_and_fails_none() -
 async def test_a_target_replaced_by_another_tokenizers_is_noticed() -> None:
     async with trio(tiny_llama(1), None, TOKENIZER) as services:
         await services.complete([1, 2], max_tokens=3)
-        other = serve_model(tiny_llama(1), "another")
+        other = serve_model(tiny_llama(1), TOKENIZER, fingerprint="another")
         other.engine.start()
         port = services.target.port
         services.target.grace_seconds = 0
         await services.target.drain()
         replaced = Server(port=port)
-        servicer = TargetServicer(other.engine, model_info(other))
+        servicer = TargetServicer(other.engine, model_info(other), other.grammars)
         replaced.add(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer, "tandem.v1.TargetService")
         async with replaced:
             reasons = {(await services.refusal(make_request([1], speculation=OFF))).reason for _ in range(3)}

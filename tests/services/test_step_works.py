@@ -74,7 +74,8 @@ def target_session(each: Session) -> TargetSession:
 
 def drafting(each: Session) -> model._Drafting:
     spec = SequenceSpec(
-        prompt=tuple(each.prompt),
+        tokens=tuple(each.prompt),
+        prompt_length=len(each.prompt),
         sampling=each.params,
         verification=VERIFICATION[each.rule],
         noise=each.noise,

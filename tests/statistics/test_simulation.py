@@ -57,7 +57,8 @@ class TableEngine:
 
 def open_sequence(rule: Rule, pair: Pair, prompt: Sequence[int], seed: int, end_token: int | None) -> ModelSequence:
     spec = SequenceSpec(
-        prompt=tuple(prompt),
+        tokens=tuple(prompt),
+        prompt_length=len(prompt),
         sampling=SamplingParams(temperature=1.0),
         verification=RULES[rule],
         noise=NoiseStream(seed),

@@ -11,9 +11,11 @@ import grpc
 from draft_service.drafters.base import Drafter
 from draft_service.drafters.model import ModelDrafter
 from draft_service.server import DraftServicer
+from orchestrator.completions import Completions
 from orchestrator.server import CompletionServicer
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
+from tandem.grammars import Grammars
 from tandem.inference.engine import Engine, EngineLimits
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import ModelRunner
@@ -63,15 +65,16 @@ def make_request(prompt: list[int], **fields: object) -> completion_pb2.Complete
 
 def serve_model(
     loaded: LoadedModel,
-    fingerprint: str,
+    tokenizer: Tokenizer,
     name: str = "tiny",
     *,
+    fingerprint: str | None = None,
     cache_bytes: int | None = None,
     limits: EngineLimits | None = None,
 ) -> ServedModel:
     """An engine for a model that was made, not loaded."""
     engine = Engine(ModelRunner(loaded, cache_bytes=cache_bytes), limits)
-    return ServedModel(engine, loaded, name, "", fingerprint)
+    return ServedModel(engine, loaded, name, "", fingerprint or tokenizer.fingerprint, Grammars(tokenizer))
 
 
 @asynccontextmanager
@@ -92,29 +95,31 @@ async def trio(
     draft_address: what to take for a draft where none is started. settings: of the orchestrator.
     """
     async with AsyncExitStack() as stack:
-        served = serve_model(target, tokenizer.fingerprint, cache_bytes=target_cache_bytes, limits=target_limits)
+        served = serve_model(target, tokenizer, cache_bytes=target_cache_bytes, limits=target_limits)
         served.engine.start()
         stack.push_async_callback(served.engine.close)
         target_server = Server()
         target_server.add(
             target_pb2_grpc.add_TargetServiceServicer_to_server,
-            TargetServicer(served.engine, model_info(served)),
+            TargetServicer(served.engine, model_info(served), served.grammars),
             "tandem.v1.TargetService",
         )
         await stack.enter_async_context(target_server)
-        draft_server, draft_engine = None, None
+        draft_server, draft_engine, grammars = None, None, None
         if draft is not None:
             if isinstance(draft, LoadedModel):
                 drafting = serve_model(
-                    draft, draft_fingerprint or tokenizer.fingerprint, "tiny-draft", limits=draft_limits
+                    draft, tokenizer, "tiny-draft", fingerprint=draft_fingerprint, limits=draft_limits
                 )
+                grammars = drafting.grammars
                 draft_engine = drafting.engine
                 draft = ModelDrafter(drafting.engine, model_info(drafting))
             await draft.start()
             stack.push_async_callback(draft.close)
             draft_server = Server()
+            servicer = DraftServicer(draft, grammars)
             draft_server.add(
-                draft_pb2_grpc.add_DraftServiceServicer_to_server, DraftServicer(draft), "tandem.v1.DraftService"
+                draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService"
             )
             await stack.enter_async_context(draft_server)
         configured = OrchestratorSettings(
@@ -129,7 +134,7 @@ async def trio(
         orchestrator = Server()
         orchestrator.add(
             completion_pb2_grpc.add_CompletionServiceServicer_to_server,
-            CompletionServicer(tokenizer, upstream, configured),
+            CompletionServicer(Completions(tokenizer, upstream, configured)),
             "tandem.v1.CompletionService",
         )
         await stack.enter_async_context(orchestrator)
