@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from tandem.rpc.errors import TandemError
+from tandem.rpc.malformed import sound, tolerant
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +47,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_unary_rpc_method_handler
             )
             behavior = _guard_unary(method, handler.stream_unary or handler.unary_unary)
-        return make(behavior, handler.request_deserializer, handler.response_serializer)
+        deserialize = handler.request_deserializer
+        return make(behavior, deserialize and tolerant(deserialize), handler.response_serializer)
 
 
 def _guard_unary(method: str, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
-            return await behavior(request, context)
+            return await behavior(sound(request), context)
         except Exception as error:
             await _abort(method, context, error)
 
@@ -63,7 +65,10 @@ def _guard_stream(method: str, behavior: Callable[..., Any]) -> Callable[..., Aw
     """Handles both styles of grpc.aio: generators, and coroutines that call `context.write`."""
 
     async def guarded(request: Any, context: grpc.aio.ServicerContext) -> None:
-        responses = behavior(request, context)
+        try:
+            responses = behavior(sound(request), context)
+        except Exception as error:
+            await _abort(method, context, error)
         if not hasattr(responses, "__aiter__"):
             try:
                 await responses
