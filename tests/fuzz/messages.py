@@ -49,7 +49,7 @@ def messages(draw: st.DrawFn, kind: type[Message]) -> Message:
 
 
 def _fill(draw: st.DrawFn, message: Message) -> None:
-    fields = message.DESCRIPTOR.fields
+    fields = list(message.DESCRIPTOR.fields)
     if not fields:
         message.SetInParent()
         return

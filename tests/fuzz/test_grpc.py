@@ -21,7 +21,7 @@ from tests.support.tokens import END, byte_tokenizer
 from tests.support.trio import Trio, trio
 
 #: In all; the tests take a share of them each. 10,000 takes some minutes.
-EXAMPLES = int(os.environ.get("TANDEM_FUZZ_EXAMPLES", "1500"))
+EXAMPLES = int(os.environ.get("TANDEM_FUZZ_EXAMPLES", "600"))
 TIMEOUT = 20.0
 CONTEXT = 48
 METHODS = {

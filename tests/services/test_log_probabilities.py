@@ -33,7 +33,7 @@ def check(found: completion_pb2.CompleteOnceResponse | completion_pb2.Choice, to
     assert [entry.token_id for entry in found.log_probabilities] == text
     for entry, row in zip(found.log_probabilities, log_p, strict=True):
         assert entry.log_probability == pytest.approx(float(row[entry.token_id]), abs=1e-4)
-        assert entry.token == bytes([entry.token_id - 1]) or entry.token_id == 0
+        assert entry.token == (bytes([entry.token_id - 1]) if entry.token_id else b"")
         values, likeliest = row.topk(top) if top else (row[:0], row[:0])
         assert [other.token_id for other in entry.top] == likeliest.tolist()
         assert [other.log_probability for other in entry.top] == pytest.approx(values.tolist(), abs=1e-4)
