@@ -31,8 +31,9 @@ lint: setup ## Check style, types and the contract
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 
-protos: setup ## Generate tandem/v1 again from protos/
+protos: setup ## Generate tandem/v1 and docs/api.md again from protos/
 	$(BIN)/python protos/generate.py
+	$(BIN)/python protos/document.py
 
 clean: ## Remove .venv and everything built; the model cache stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

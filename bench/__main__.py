@@ -16,6 +16,7 @@ from bench.page.command import report
 from bench.peers.command import peers
 from bench.quality.command import quality
 from bench.record import check_writable, write_json
+from bench.reproducibility.command import reproducibility
 from bench.serve.command import serve
 from bench.tables import rig_table, wire_table
 from bench.terminal import conclude, one_line_errors, stdout
@@ -29,6 +30,7 @@ app.command()(decode)
 app.command()(peers)
 app.command()(quality)
 app.command()(report)
+app.command()(reproducibility)
 app.command()(serve)
 
 

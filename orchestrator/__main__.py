@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from orchestrator.completions import Completions
+from orchestrator.gateway.app import make_app
+from orchestrator.gateway.server import BothServers, HttpServer
 from orchestrator.server import CompletionServicer
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
 from tandem.log import configure_logging
 from tandem.models import resolve
-from tandem.rpc.server import Server
 from tandem.serving import run_service
 from tandem.settings import load_settings
 from tandem.tokenization import Tokenizer
@@ -22,13 +23,19 @@ async def serve(settings: OrchestratorSettings) -> None:
     upstream = Upstream(
         settings.target, settings.draft, connect_timeout_seconds=settings.connect_timeout_seconds
     )
-    server = Server(settings.host, settings.port, grace_seconds=settings.grace_seconds)
-    servicer = CompletionServicer(Completions(tokenizer, upstream, settings))
+    completions = Completions(tokenizer, upstream, settings)
+    http = None
+    if settings.http_port is not None:
+        app = make_app(completions)
+        http = HttpServer(app, settings.host, settings.http_port, grace_seconds=settings.grace_seconds)
+    server = BothServers(settings.host, settings.port, grace_seconds=settings.grace_seconds, http=http)
     server.add(
-        completion_pb2_grpc.add_CompletionServiceServicer_to_server, servicer, "tandem.v1.CompletionService"
+        completion_pb2_grpc.add_CompletionServiceServicer_to_server,
+        CompletionServicer(completions),
+        "tandem.v1.CompletionService",
     )
     try:
-        await server.serve_forever(on_started=settings.announce)
+        await server.serve_forever(on_started=lambda port: settings.announce(port, http.port if http else None))
     finally:
         await upstream.close()
 

@@ -21,6 +21,7 @@ from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair
 from tandem.rpc.sampling import check_token_ids
 from tandem.rpc.unknown import check_known
+from tandem.telemetry import Telemetry
 from tandem.tokenization import IncrementalDecoder, Tokenizer
 from tandem.v1 import completion_pb2, model_pb2
 
@@ -39,11 +40,24 @@ class Completions:
         self._upstream = upstream
         self._settings = settings
         self._experience = Experience()
+        self.telemetry = Telemetry()
 
     async def stream(
-        self, request: completion_pb2.CompleteRequest, *, path: str = ""
+        self, request: completion_pb2.CompleteRequest, *, path: str = "", route: str = "grpc"
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
-        """All choices of a request, as they come. path: put before the names of fields. Raises TandemError."""
+        """All choices of a request, as they come. path: put before the names of fields; route: named in the metrics.
+
+        Raises TandemError.
+        """
+        with self.telemetry.request(route) as record:
+            async with aclosing(self._stream(request, path)) as responses:
+                async for response in responses:
+                    record.saw(response)
+                    yield response
+
+    async def _stream(
+        self, request: completion_pb2.CompleteRequest, path: str
+    ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
         target = await self._target_model()
         plans = await self._plan(request, target, path)
         draft = await self._draft_model() if plans[0].speculation is not None else None

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import os
+import stat
+from contextlib import suppress
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from tandem.settings import Endpoint, OptionalEndpoint, ServiceSettings, service_config
+
+#: A port; `none` or empty where there is to be none.
+OptionalPort = Annotated[
+    Annotated[int, Field(ge=0, le=65535)] | None,
+    BeforeValidator(lambda value: None if value in ("", "none") else value),
+]
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -13,6 +24,9 @@ class OrchestratorSettings(ServiceSettings):
     model_config = service_config("TANDEM_ORCHESTRATOR_", "orchestrator")
 
     port: int = Field(7000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    http_port: OptionalPort = Field(
+        7080, description="Port of the HTTP face, on the same address; 0 takes a free one, none serves no HTTP."
+    )
     target: Endpoint = Field("127.0.0.1:7002", description="HOST:PORT of the target service.")
     draft: OptionalEndpoint = Field(
         "127.0.0.1:7001", description="HOST:PORT of the draft service; none to serve by the target alone."
@@ -37,3 +51,12 @@ class OrchestratorSettings(ServiceSettings):
         256, ge=8, le=65536,
         description="Most entries of q per candidate where a distance is only bracketed (temperature 0).",
     )
+
+    def announce(self, port: int, http_port: int | None = None) -> None:
+        """As every service does. A socket gets the HTTP port too, on a line of its own."""
+        descriptor = self.ready_fd
+        tells_both = descriptor is not None and stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        super().announce(port)
+        if descriptor is not None and tells_both and http_port is not None:
+            with suppress(BrokenPipeError):  # whoever waited is gone; the service is told to end already
+                os.write(descriptor, f"{http_port}\n".encode())

@@ -15,7 +15,7 @@ from tandem.cli.complete import ask, checked, gather, read_stdin
 from tandem.cli.demo import run_demo
 from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.cli.options import RequestOptions, build_request
-from tandem.cli.render import legend, summary, to_json
+from tandem.cli.render import legend, log_probability_table, summary
 from tandem.cli.services import Layout, LocalServices
 from tandem.cli.session import check_models, connected
 from tandem.cli.signals import termination_unwinds
@@ -59,6 +59,9 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Orchestrator's port; 0 takes a free one.")] = 7000,
     draft_port: Annotated[int, typer.Option(min=0, max=65535, help="Draft service's port.")] = 7001,
     target_port: Annotated[int, typer.Option(min=0, max=65535, help="Target service's port.")] = 7002,
+    http_port: Annotated[
+        str, typer.Option(metavar="PORT|none", help="Orchestrator's port for HTTP: OpenAI's API and the playground.")
+    ] = "7080",
     target_model: flags.TargetModel = "embedded:smollm2",
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
@@ -73,7 +76,7 @@ def up(
 
     \b
     tandem up
-    tandem up --port 0 --draft-port 0 --target-port 0    # on free ports
+    tandem up --port 0 --draft-port 0 --target-port 0 --http-port 0    # on free ports
     tandem up --target-model ./large --draft-model ./small
     tandem up --draft-model prompt-lookup
     """
@@ -82,6 +85,7 @@ def up(
         port=port,
         draft_port=draft_port,
         target_port=target_port,
+        http_port=_port_or_none(http_port),
         target_model=target_model,
         target_revision=target_revision,
         draft_model=None if draft_model == "none" else draft_model,
@@ -96,6 +100,9 @@ def up(
         check_models(services.endpoint)
         where = ", ".join(f"{name} {number}" for name, number in services.ports.items())
         _stderr.print(f"[bold]Tandem is up[/bold] at {services.endpoint} ({where}); Ctrl-C stops it", soft_wrap=True)
+        if services.url:
+            told = f"{services.url}/v1 for OpenAI clients, {services.url}/ to look at"
+            _stderr.print(f"[dim]HTTP[/dim] {told}", soft_wrap=True)
         _stderr.print(f"[dim]try[/dim]  tandem complete --endpoint {services.endpoint} --audit 'Hello!'")
         ended = services.wait()
     raise CliError(f"{ended}; its log is above")
@@ -126,6 +133,15 @@ def complete(
     stop_text: flags.StopText = None,
     stop_token: flags.StopToken = None,
     ignore_end: flags.IgnoreEnd = False,
+    include_stop: flags.IncludeStop = False,
+    min_tokens: flags.MinTokens = None,
+    n: flags.Count = None,
+    json_schema: flags.JsonSchema = None,
+    regex: flags.Regex = None,
+    choice: flags.Choice = None,
+    log_probabilities: flags.LogProbabilities = None,
+    echo: flags.Echo = False,
+    priority: flags.Priority = None,
     audit: Annotated[bool, typer.Option("--audit", help="Colour tokens by their source; show the summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     timeout: flags.Timeout = None,
@@ -145,6 +161,8 @@ def complete(
     tandem complete "What is the capital of France?" --audit
     tandem complete "Tell me a story." --accept block --temperature 0.8 --seed 7
     tandem complete "def fib(n):" --raw --json > answer.json
+    tandem complete "Is the sky blue?" --choice yes --choice no --log-probabilities 2
+    tandem complete "A person as JSON." --json-schema person.schema.json
     tandem complete - --endpoint 127.0.0.1:7000 < prompt.txt
     """
     request = build_request(
@@ -153,7 +171,9 @@ def complete(
             lossy_budget=lossy_budget, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
             min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, logit_bias=logit_bias or [], seed=seed, stop_text=stop_text or [],
-            stop_token=stop_token or [], ignore_end=ignore_end, audit=audit,
+            stop_token=stop_token or [], ignore_end=ignore_end, include_stop=include_stop, min_tokens=min_tokens, n=n,
+            json_schema=json_schema, regex=regex, choice=choice or [], log_probabilities=log_probabilities, echo=echo,
+            priority=priority, audit=audit,
         )
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
@@ -164,12 +184,16 @@ def complete(
         responses = client.complete(request, timeout=timeout)
         whole = gather(responses, None if as_json else _stdout, audit=audit)
     if as_json:
-        tokens = whole.tokens if audit else None
         ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # escaped rather than replaced
-        print(json.dumps(to_json(whole.text, whole.token_ids, tokens, whole.finish), ensure_ascii=ascii_only))
-    elif audit:
+        print(json.dumps(whole.to_json(audit=audit), ensure_ascii=ascii_only))
+        return
+    for each in (whole, *whole.more):
+        if each.log_probabilities:
+            _stdout.print(log_probability_table(each.log_probabilities))
+    if audit:
         _stdout.print(legend(_stdout))
-        _stdout.print(summary(whole.finish))
+        for each in (whole, *whole.more):
+            _stdout.print(summary(each.finish))
 
 
 @app.command()
@@ -260,6 +284,14 @@ def pull(
         print(resolve(model, revision).path)
     except ModelError as error:
         raise CliError(str(error)) from error
+
+
+def _port_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isdecimal() and text.isascii() and int(text[:6]) <= 65535):
+        raise CliError(f"--http-port is {text!r}; it must be a port up to 65535, 0 for a free one, or none")
+    return int(text)
 
 
 def _layout(

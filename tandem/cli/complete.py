@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 
 from tandem.cli.errors import NOT_UTF8, CliError
-from tandem.cli.render import coloured, plain
+from tandem.cli.render import coloured, plain, to_json
 from tandem.v1 import completion_pb2
 
 
 @dataclass(slots=True)
 class Completion:
-    """A whole completion, put together from its stream."""
+    """A whole completion, put together from its stream. echoed: what of the text is the prompt; more: the other
+    choices."""
 
     text: str = ""
+    echoed: str = ""
     token_ids: list[int] = field(default_factory=list)
     tokens: list[completion_pb2.TokenAccount] = field(default_factory=list)
+    log_probabilities: list[completion_pb2.TokenLogProbability] = field(default_factory=list)
     finish: completion_pb2.Finish = field(default_factory=completion_pb2.Finish)
+    more: list[Completion] = field(default_factory=list)
+
+    def add(self, response: completion_pb2.CompleteResponse) -> None:
+        self.text += response.text
+        self.token_ids.extend(response.token_ids)
+        self.tokens.extend(response.tokens)
+        self.log_probabilities.extend(response.log_probabilities)
+        if response.HasField("finish"):
+            self.finish = response.finish
+        elif _is_prompt(response):
+            self.echoed += response.text
+
+    def to_json(self, *, audit: bool) -> dict[str, Any]:
+        """The object of `--json`."""
+        tokens = self.tokens if audit else None
+        result = to_json(self.text, self.token_ids, tokens, self.finish, self.log_probabilities)
+        if self.more:
+            result["more_choices"] = [choice.to_json(audit=audit) for choice in self.more]
+        return result
 
 
 def gather(
@@ -30,41 +53,65 @@ def gather(
 
     audit: show tokens in the colours of their sources.
     """
-    whole = Completion()
+    choices: list[Completion] = []
     try:
-        _read(responses, whole, show, audit)
+        for response in _in_order(responses):
+            if response.choice == len(choices):
+                if choices and show is not None:
+                    show.print(f"\n[dim]--- {len(choices) + 1} ---[/dim]")
+                choices.append(Completion())
+            choice = choices[response.choice]
+            choice.add(response)
+            if show is not None:
+                _show(response, choice, show, audit)
     except BaseException:
-        if show is not None and whole.text:
+        if show is not None and any(choice.text for choice in choices):
             show.print()  # what is said of it starts on a line of its own
         raise
     if show is not None:
-        if audit:
-            show.print(plain(show, _left_over(whole)), end="", soft_wrap=True)
         show.print()
+    whole, *others = choices or [Completion()]
+    whole.more = others
     return whole
 
 
-def _read(
-    responses: Iterable[completion_pb2.CompleteResponse], whole: Completion, show: Console | None, audit: bool
-) -> None:
+def _in_order(responses: Iterable[completion_pb2.CompleteResponse]) -> Iterator[completion_pb2.CompleteResponse]:
+    """Those of the first choice as they come, then those of the next: one reads one after the other."""
+    waiting: dict[int, list[completion_pb2.CompleteResponse]] = {}
+    current = 0
     for response in responses:
-        whole.text += response.text
-        whole.token_ids.extend(response.token_ids)
-        whole.tokens.extend(response.tokens)
-        if response.HasField("finish"):
-            whole.finish = response.finish
-        if show is None:
+        if response.choice > current:
+            waiting.setdefault(response.choice, []).append(response)
             continue
-        pieces = [coloured(show, token) for token in response.tokens] if audit else [plain(show, response.text)]
-        for piece in pieces:
-            # Soft: lines are the terminal's to break; what is piped stays as the model wrote it.
-            show.print(piece, end="", soft_wrap=True)
+        yield response
+        ended = response.HasField("finish")
+        while ended:
+            current += 1
+            held = waiting.pop(current, [])
+            yield from held
+            ended = bool(held) and held[-1].HasField("finish")
 
 
-def _left_over(whole: Completion) -> str:
+def _show(response: completion_pb2.CompleteResponse, choice: Completion, show: Console, audit: bool) -> None:
+    if not audit or _is_prompt(response):
+        pieces = [plain(show, response.text)]
+    else:
+        pieces = [coloured(show, token) for token in response.tokens]
+        if response.HasField("finish"):
+            pieces.append(plain(show, _left_over(choice)))
+    for piece in pieces:
+        # Soft: lines are the terminal's to break; what is piped stays as the model wrote it.
+        show.print(piece, end="", soft_wrap=True)
+
+
+def _is_prompt(response: completion_pb2.CompleteResponse) -> bool:
+    return not (response.token_ids or response.tokens or response.HasField("finish"))
+
+
+def _left_over(choice: Completion) -> str:
     """Text after that of the tokens: bytes at the end that never became a character."""
-    accounted = "".join(token.text for token in whole.tokens)
-    return whole.text[len(accounted) :] if whole.text.startswith(accounted) else ""
+    accounted = choice.echoed + "".join(token.text for token in choice.tokens)
+    return choice.text[len(accounted) :] if choice.text.startswith(accounted) else ""
 
 
 def ask(request: completion_pb2.CompleteRequest, prompt: str, *, raw: bool, system: str | None = None) -> None:

@@ -9,6 +9,7 @@ import typer
 from google.protobuf.message import Message
 
 from tandem.cli.errors import NOT_UTF8, CliError
+from tandem.cli.grammars import grammar_of
 from tandem.policies import ACCEPT_RULES, STOP_RULES, policy_from_names
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling
@@ -68,6 +69,27 @@ Seed = Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Key of all
 StopText = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends it. Repeatable.")]
 StopToken = Annotated[list[int] | None, typer.Option(metavar="ID", help="Token id that ends it. Repeatable.")]
 IgnoreEnd = Annotated[bool, typer.Option("--ignore-end", help="Go on after the model's end of sequence.")]
+IncludeStop = Annotated[bool, typer.Option("--include-stop", help="Keep the stop text that ended it.")]
+MinTokens = Annotated[int | None, typer.Option(min=0, help="Tokens before which nothing ends it; 0 if unset.")]
+Count = Annotated[
+    int | None, typer.Option("--n", min=1, max=64, help="Completions of the prompt, one below the other; 1 if unset.")
+]
+LogProbabilities = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=20, metavar="K",
+        help="List the log-probability of every token, and the K likeliest in its place; no list if unset.",
+    ),
+]
+Echo = Annotated[bool, typer.Option("--echo", help="Show the prompt, as the model got it, before the text.")]
+Priority = Annotated[
+    int | None, typer.Option(min=-100, max=100, help="The larger goes first where not all can run; 0 if unset.")
+]
+JsonSchema = Annotated[
+    str | None, typer.Option(metavar="FILE|JSON", help="JSON schema that the text follows; any text if unset.")
+]
+Regex = Annotated[str | None, typer.Option(help="Regular expression that the text matches; any text if unset.")]
+Choice = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="The text is one of these. Repeatable.")]
 Timeout = Annotated[float | None, typer.Option(min=0.001, metavar="SECONDS", help="Most time; no limit if unset.")]
 
 
@@ -95,6 +117,15 @@ class RequestOptions:
     stop_text: list[str] = field(default_factory=list)
     stop_token: list[int] = field(default_factory=list)
     ignore_end: bool = False
+    include_stop: bool = False
+    min_tokens: int | None = None
+    n: int | None = None
+    log_probabilities: int | None = None
+    echo: bool = False
+    priority: int | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+    choice: list[str] = field(default_factory=list)
     audit: bool = False
 
 
@@ -105,9 +136,12 @@ def build_request(options: RequestOptions) -> completion_pb2.CompleteRequest:
             sampling=_sampling(options),
             speculation=_policy(options),
             ignore_end_tokens=options.ignore_end,
+            include_stop=options.include_stop,
+            echo=options.echo,
             audit=options.audit,
+            grammar=grammar_of(options.json_schema, options.regex, options.choice),
         )
-        for name in ("max_tokens", "stop_text", "stop_token"):
+        for name in ("max_tokens", "stop_text", "stop_token", "min_tokens", "n", "log_probabilities", "priority"):
             _set(request, name, getattr(options, name))
         check_sampling(request.sampling, path="sampling", vocabulary_size=_ANY_VOCABULARY)
     except TandemError as error:
@@ -116,6 +150,8 @@ def build_request(options: RequestOptions) -> completion_pb2.CompleteRequest:
         raise CliError(str(error)) from error
     if options.max_tokens is not None and options.max_tokens < 1:
         raise CliError(f"max_tokens: must be at least 1, not {options.max_tokens}")
+    if (options.n or 1) > 1 and options.temperature == 0:
+        raise CliError("n: must be 1 at temperature 0, where all would be the same; set --temperature")
     return request
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -107,11 +108,29 @@ def _time(report: completion_pb2.SpeculationReport) -> str:
     return f"a round: draft {draft:.1f}, target {target:.1f}, the rest {overhead:.1f} ms (median)"
 
 
+def log_probability_table(tokens: Sequence[completion_pb2.TokenLogProbability]) -> Table:
+    """A line for each token: how likely it was, and what was likeliest in its place."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for token in tokens:
+        others = ", ".join(f"{_token(each)} {each.log_probability:.3f}" for each in token.top)
+        table.add_row(Text(_token(token)), f"{token.log_probability:.3f}", Text(others))
+    return table
+
+
+def _token(token: completion_pb2.TokenLogProbability) -> str:
+    """In quotes, with what a terminal would obey escaped; a special token by its number."""
+    return repr(token.token.decode(errors="replace")) if token.token else f"<{token.token_id}>"
+
+
 def to_json(
     text: str,
     token_ids: list[int],
     tokens: list[completion_pb2.TokenAccount] | None,
     finish: completion_pb2.Finish,
+    log_probabilities: Sequence[completion_pb2.TokenLogProbability] = (),
 ) -> dict[str, Any]:
     """The object of `--json`."""
     result: dict[str, Any] = {
@@ -126,6 +145,8 @@ def to_json(
         result["stop"] = finish.stop
     if tokens is not None:
         result["tokens"] = [to_plain(token) for token in tokens]
+    if log_probabilities:
+        result["log_probabilities"] = [to_plain(token) for token in log_probabilities]
     return result
 
 
@@ -136,7 +157,7 @@ def plain_enum(kind: Any, value: int) -> str:
 
 def to_plain(message: Message) -> dict[str, Any]:
     """A message as JSON values: numbers stay numbers (protobuf's own form makes strings of 64-bit ones), enums lose
-    their prefix, unset optional fields are left out, what is not finite is null."""
+    their prefix, bytes are text, unset optional fields are left out, what is not finite is null."""
     result: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
@@ -157,6 +178,8 @@ def _plain(field: Any, value: Any) -> Any:
         return to_plain(value)
     if field.enum_type is not None:
         return _short(field.enum_type, value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

@@ -24,7 +24,8 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What to start. Ports: 0 takes a free one. draft_model: None starts no draft service.
+    """What to start. Ports: 0 takes a free one. http_port: None serves no HTTP. draft_model: None starts no draft
+    service.
 
     weights: of both models; draft_weights: of the draft's, where they are others. tokenizer: model whose tokenizer is
     used, where it is not the target's.
@@ -34,6 +35,7 @@ class Layout:
     port: int = 0
     draft_port: int = 0
     target_port: int = 0
+    http_port: int | None = None
     target_model: str = "embedded:smollm2"
     target_revision: str | None = None
     draft_model: str | None = "embedded:smollm2-draft"
@@ -54,6 +56,7 @@ class Service:
         self.module = module
         self._log = log
         self.port = 0  # until it listens
+        self.http_port = 0  # of one that has one
         # Its end tells the port; ours, by being closed, that this process is gone, even by SIGKILL.
         self._lifeline, theirs = socket.socketpair()
         command = [sys.executable, "-m", module, *flags, "--ready-fd", str(theirs.fileno())]
@@ -79,10 +82,21 @@ class Service:
 
     def read_port(self) -> None:
         """Sets `port`. Raises CliError where the process has ended instead."""
-        line = self._lifeline.recv(64)  # few bytes, written at once
-        if not line:
-            raise CliError(self._why_it_ended())
-        self.port = int(line)
+        self.port = self._read_line()
+
+    def read_http_port(self) -> None:
+        """Sets `http_port`, which the orchestrator says after its port. Raises CliError where it has ended instead."""
+        self.http_port = self._read_line()
+
+    def _read_line(self) -> int:
+        line = b""
+        while not line.endswith(b"\n"):
+            # A byte at a time: what follows is for the next reader.
+            byte = self._lifeline.recv(1)
+            if not byte:
+                raise CliError(self._why_it_ended())
+            line += byte
+        return int(line)
 
     def _why_it_ended(self) -> str:
         code = self._process.wait()
@@ -118,7 +132,7 @@ class Service:
 class LocalServices:
     """The three services. As a context manager it stops them on every way out.
 
-    endpoint: HOST:PORT of the orchestrator.
+    endpoint: HOST:PORT of the orchestrator. url: of its HTTP face; empty where there is none.
     """
 
     def __init__(self, layout: Layout, *, show_logs: bool, say: Callable[[str], None] = lambda text: None) -> None:
@@ -130,6 +144,7 @@ class LocalServices:
         self._services: list[Service] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.endpoint = ""
+        self.url = ""
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="tandem-")
@@ -183,7 +198,8 @@ class LocalServices:
         self._say("starting the orchestrator")
         reach = "127.0.0.1" if layout.host in ("0.0.0.0", "::") else layout.host
         reach = f"[{reach}]" if ":" in reach else reach
-        flags = [*common, "--port", str(layout.port), "--target", f"{reach}:{target.port}"]
+        http_port = "none" if layout.http_port is None else str(layout.http_port)
+        flags = [*common, "--port", str(layout.port), "--http-port", http_port, "--target", f"{reach}:{target.port}"]
         flags += ["--draft", f"{reach}:{draft.port}" if draft is not None else "none"]
         flags += ["--tokenizer", layout.tokenizer or layout.target_model]
         if layout.target_revision is not None and layout.tokenizer is None:
@@ -191,6 +207,9 @@ class LocalServices:
         orchestrator = self._spawn("orchestrator", flags)
         self._wait_until_ready()
         self.endpoint = f"{reach}:{orchestrator.port}"
+        if layout.http_port is not None:
+            orchestrator.read_http_port()
+            self.url = f"http://{reach}:{orchestrator.http_port}"
 
     def _wait_until_ready(self) -> None:
         """Until all that were started listen. Raises CliError for the first that ends instead."""
@@ -230,6 +249,8 @@ def _check_ports(layout: Layout) -> None:
     ports = {"--port": layout.port, "--target-port": layout.target_port}
     if layout.draft_model is not None:
         ports["--draft-port"] = layout.draft_port
+    if layout.http_port is not None:
+        ports["--http-port"] = layout.http_port
     for flag, port in ports.items():
         try:
             check_listen(layout.host, port)

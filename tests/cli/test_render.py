@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tandem.cli.complete import gather
 from tandem.cli.demo import run_demo
-from tandem.cli.render import coloured, legend, summary, to_json
+from tandem.cli.render import coloured, legend, log_probability_table, summary, to_json
 from tandem.v1 import completion_pb2
 
 SOURCES = [
@@ -167,6 +167,31 @@ def test_json_keeps_64_bit_numbers_as_numbers_and_has_tokens_only_where_asked() 
     plain, audited = to_json("a", [1], None, finish()), to_json("a", [1], tokens("a"), finish())
     assert (plain["seed"], plain["finish_reason"]) == (2**63 - 1, "length")
     assert "tokens" not in plain and [token["source"] for token in audited["tokens"]] == ["target"]
+
+
+def test_choices_that_come_side_by_side_are_read_one_after_the_other() -> None:
+    def piece(choice: int, text: str, *, ends: bool = False) -> completion_pb2.CompleteResponse:
+        made = completion_pb2.CompleteResponse(choice=choice, text=text, token_ids=[1])
+        if ends:
+            made.finish.seed = choice
+        return made
+
+    together = [piece(2, "g"), piece(0, "a"), piece(1, "d"), piece(2, "h", ends=True), piece(0, "b", ends=True),
+                piece(1, "e"), piece(1, "f", ends=True)]  # fmt: skip
+    screen = console()
+    whole = gather(together, screen, audit=False)
+    assert shown(screen) == "ab\n--- 2 ---\ndef\n--- 3 ---\ngh\n"
+    assert [each.text for each in (whole, *whole.more)] == ["ab", "def", "gh"]
+    assert [each.finish.seed for each in (whole, *whole.more)] == [0, 1, 2]
+
+
+def test_log_probabilities_show_no_token_that_a_terminal_would_obey() -> None:
+    token = completion_pb2.TokenLogProbability(token_id=7, token=b"\x1b[2J", log_probability=-0.25)
+    token.top.add(token_id=8, token=b"[bold]", log_probability=-0.5)
+    token.top.add(token_id=9, log_probability=-1.5)
+    screen = console()
+    screen.print(log_probability_table([token]))
+    assert shown(screen).split() == [r"'\x1b[2J'", "-0.250", "'[bold]'", "-0.500,", "<9>", "-1.500"]
 
 
 class DemoClient:

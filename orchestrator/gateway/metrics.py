@@ -1,0 +1,52 @@
+"""/metrics, and the count of what HTTP answers. What happens to a completion is counted where gRPC passes too."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.gateway.errors import CALLER_GONE
+from tandem.telemetry import EXPOSITION_TYPE, Telemetry
+
+
+def metrics_router(telemetry: Telemetry) -> APIRouter:
+    router = APIRouter(tags=["Operation"])
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(telemetry.exposition(), headers={"content-type": EXPOSITION_TYPE})
+
+    return router
+
+
+class CountResponses:
+    """ASGI middleware: every response by its route (as it is declared, so that there are few) and status."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = CALLER_GONE
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._telemetry.http_responses.labels(_route(scope), str(status)).inc()
+
+
+def _route(scope: Scope) -> str:
+    route = getattr(scope.get("route"), "path", None)
+    if route is None:
+        route = "/playground" if scope["path"].startswith("/playground/") else "other"
+    return route

@@ -1,0 +1,96 @@
+"""How a completion ended, what it cost and what speculation did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.client.mirror import mirrors
+from tandem.v1 import completion_pb2
+
+
+@mirrors(completion_pb2.Usage)
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one choice.
+
+    accepted_prediction_tokens, rejected_prediction_tokens: drafted tokens that are part of the completion, and those
+    that are not.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
+@mirrors(completion_pb2.RoundTime)
+@dataclass(frozen=True, slots=True)
+class RoundTime:
+    """Where the time of rounds went. The parts add up to the whole."""
+
+    draft_queue_microseconds: int
+    draft_compute_microseconds: int
+    draft_wire_microseconds: int
+    target_queue_microseconds: int
+    target_compute_microseconds: int
+    target_wire_microseconds: int
+    orchestrator_microseconds: int
+
+
+@mirrors(completion_pb2.TimeReport)
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Where the time of a completion went. rounds: the parts of rounds_microseconds."""
+
+    first_token_microseconds: int
+    total_microseconds: int
+    draft_compute_microseconds: int
+    target_compute_microseconds: int
+    rounds_microseconds: int
+    round_overhead_median_microseconds: int
+    rounds: RoundTime | None
+
+
+@mirrors(completion_pb2.SpeculationReport)
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """What speculation did, summed over one choice.
+
+    stop_rule, accept_rule: names as in a policy; `off` without speculation. lossy: whether a rule that can change the
+    distribution was in force; lossy_tokens: those that it let through; lossy_charge: a bound on how far the law of the
+    text may be from the target's. accepted_at[i]: rounds in which candidate i was accepted. thresholds: at the end, by
+    name. draft_failures: times that there was no draft and the target went on alone; plain_tokens: what it made alone.
+    """
+
+    stop_rule: str
+    accept_rule: str
+    lossy: bool
+    lossy_tokens: int
+    lossy_charge: float
+    verify_steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    accepted_at: tuple[int, ...]
+    full_rows: int
+    time: Time | None
+    thresholds: dict[str, float]
+    draft_failures: int
+    plain_tokens: int
+
+
+@mirrors(completion_pb2.Finish)
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a choice ended.
+
+    reason: `stop` (end of sequence, a stop token or a stop text) or `length`. stop: the stop text that ended it; empty
+    where none did. seed: the request's, or the one drawn for it.
+    """
+
+    reason: str
+    stop: str
+    usage: Usage
+    speculation: Speculation
+    seed: int
