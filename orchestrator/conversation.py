@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from pydantic_core import from_json
 
 from tandem.rpc.errors import TandemError
 from tandem.tokenization import TokenizationError, Tokenizer
@@ -75,8 +76,9 @@ def _object(text: str, path: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        # Not Python's own reader: this one refuses NaN, lone surrogates and more than 200 levels.
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
         raise TandemError.invalid_field(path, f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise TandemError.invalid_field(path, "must be a JSON object")

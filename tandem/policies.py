@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from google.protobuf.message import Message
 
 from tandem.v1 import policy_pb2
@@ -61,3 +64,19 @@ def _select(policy: Message, kind: str, name: str, fields: dict[str, str]) -> Me
     rule = getattr(policy, fields[name])
     rule.SetInParent()
     return rule
+
+
+#: Policies that have a name of their own, besides those of their rules.
+POLICIES: Mapping[str, policy_pb2.SpeculationPolicy] = MappingProxyType(
+    {
+        # The target alone.
+        "off": policy_pb2.SpeculationPolicy(off=True),
+        # As many tokens a second as can be had without changing the law of the text.
+        "lossless": policy_from_names("goodput", "exact"),
+        # The same, and a seed has the text that it has with the target alone.
+        "reproducible": policy_from_names("goodput", "coupled"),
+        # Lossy: AdaSD, versions 1 and 2 (arXiv 2512.11280).
+        "adasd": policy_from_names("adasd", "adasd"),
+        "adasd-kde": policy_from_names("adasd", "adasd-kde"),
+    }
+)

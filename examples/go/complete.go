@@ -18,8 +18,8 @@ import (
 	tandem "tandem/v1"
 )
 
-// codec marshals by the protobuf library that generated the messages. A grpc from before 1.40 may bring an older one
-// along; with a newer grpc neither this nor the option below is needed.
+// codec marshals by the library that the messages were generated for. Debian's grpc brings golang/protobuf 1.3 along,
+// which does not know them; beside golang/protobuf 1.4 or later neither this nor the option below is needed.
 type codec struct{}
 
 func (codec) Marshal(value interface{}) ([]byte, error) { return proto.Marshal(value.(proto.Message)) }

@@ -2,32 +2,14 @@
 
 A client of that API does not expect that its text could have another law than the model's. So one that names no policy
 gets a lossless one: `lossless`, or with a seed `reproducible`, under which a seed has one text, whether or not there is
-speculation, and whatever the draft.
+speculation, and whatever the draft. Policies without a name are said as an object, as `policy.proto` has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from orchestrator.gateway.errors import HttpError
-from tandem.policies import policy_from_names
+from tandem.policies import POLICIES
 from tandem.v1 import policy_pb2
-
-#: The policies that have a name of their own. Any other is said as an object, as `policy.proto` has it.
-POLICIES: Mapping[str, policy_pb2.SpeculationPolicy] = MappingProxyType(
-    {
-        # The target alone.
-        "off": policy_pb2.SpeculationPolicy(off=True),
-        # As many tokens a second as can be had without changing the law of the text.
-        "lossless": policy_from_names("goodput", "exact"),
-        # The same, and a seed has the text that it has with the target alone.
-        "reproducible": policy_from_names("goodput", "coupled"),
-        # Lossy: AdaSD, versions 1 and 2 (arXiv 2512.11280).
-        "adasd": policy_from_names("adasd", "adasd"),
-        "adasd-kde": policy_from_names("adasd", "adasd-kde"),
-    }
-)
 
 
 def named(name: str, param: str) -> policy_pb2.SpeculationPolicy:

@@ -13,6 +13,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 # Characters of a name that is quoted; what a caller sends may be of any length.
 _LONGEST_NAME = 64
+# Of which the first are looked at: a body may have as many mistakes as it has bytes.
+_MOST_ERRORS = 64
 
 
 def parse(kind: type[ModelT], value: dict[str, Any]) -> ModelT:
@@ -25,7 +27,7 @@ def parse(kind: type[ModelT], value: dict[str, Any]) -> ModelT:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
         # Of a union, the alternative that went furthest is the one that was meant.
         places = [_place(detail, given) for detail in details]
         deepest = max(range(len(places)), key=lambda index: (len(places[index]), -index))

@@ -28,7 +28,7 @@ class Client:
 
         with Client("127.0.0.1:7000") as client:
             print(client.complete("Once upon a time", max_tokens=64).text)
-            for delta in client.stream([{"role": "user", "content": "Hello!"}], speculation="exact"):
+            for delta in client.stream([{"role": "user", "content": "Hello!"}], speculation="lossless"):
                 print(delta.text, end="", flush=True)
 
     endpoint: HOST:PORT. timeout: seconds within which a call has to be done, where it names none itself; None for no

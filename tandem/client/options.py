@@ -9,7 +9,7 @@ from tandem.client.prompts import AnyTool, JsonObject
 from tandem.v1 import policy_pb2
 
 Speculation: TypeAlias = str | Mapping[str, Any] | policy_pb2.SpeculationPolicy
-"""How to speculate: `off`, the name of an accept rule (`exact`, `coupled`, `adasd`), a mapping as
+"""How to speculate: `off`, `lossless`, `reproducible`, the name of an accept rule (`block`, `adasd`), a mapping as
 {"stop": "fixed", "accept": "jsd", "threshold": 0.3} (see tandem.policies), or the message itself."""
 
 

@@ -10,12 +10,13 @@ from google.protobuf.message import Message
 from tandem.client.errors import BadInputError
 from tandem.client.options import NAMES
 from tandem.client.prompts import Prompt, chat, json_text, token_ids
-from tandem.policies import policy_from_names
+from tandem.policies import POLICIES, policy_from_names
 from tandem.rpc.channels import MAX_MESSAGE_BYTES
 from tandem.v1 import completion_pb2, grammar_pb2, policy_pb2, sampling_pb2
 
 _SAMPLING = frozenset(sampling_pb2.SamplingParams.DESCRIPTOR.fields_by_name)
 _GRAMMARS = frozenset(grammar_pb2.Grammar.DESCRIPTOR.fields_by_name)
+#: Policies that HTTP names too; any accept rule is a name as well.
 _OF_CHATS = ("tools", "template_arguments")
 
 
@@ -98,11 +99,9 @@ def _put_grammar(grammar: grammar_pb2.Grammar, name: str, value: Any) -> None:
 def _policy(value: Any) -> policy_pb2.SpeculationPolicy:
     if isinstance(value, policy_pb2.SpeculationPolicy):
         return value
-    if value == "off":
-        return policy_pb2.SpeculationPolicy(off=True)
     try:
         if isinstance(value, str):
-            return policy_from_names(accept=value)
+            return POLICIES[value] if value in POLICIES else policy_from_names(accept=value)
         if not isinstance(value, Mapping):
             raise TypeError(f"must be a name, a mapping or a SpeculationPolicy, not {type(value).__name__}")
         return policy_from_names(**value)

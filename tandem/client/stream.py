@@ -22,8 +22,8 @@ class Stream:
     """Iterates over the deltas of one completion; made by `Client.stream`.
 
     The call has begun when this is made, and is cancelled by `close`, by leaving a `with`, and where the object is
-    dropped before its end; the services are then free of it. It is begun anew, within its retries, only before the
-    first delta. One thread at a time may read; any may close.
+    dropped before its end (gRPC sees to that); the services are then free of it. It is begun anew, within its retries,
+    only before the first delta. One thread at a time may read; any may close.
     """
 
     def __init__(
@@ -102,7 +102,3 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_call"):
-            self._call.cancel()

@@ -7,8 +7,9 @@ Handlers raise `TandemError`; `interceptor.py` sends it as a gRPC status with `g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -79,6 +80,11 @@ class TandemError(Exception):
         self.field = field
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For callers with a pool of processes."""
+        rest = {"code": self.code, "field": self.field, "metadata": self.metadata, "retry_after": self.retry_after}
+        return partial(type(self), **rest), (self.reason, self.message)
 
     def __str__(self) -> str:
         return f"{self.code.name} {self.reason}: {self.message}"

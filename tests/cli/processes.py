@@ -31,7 +31,9 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in unwanted and (not name.startswith("TANDEM_") or name in _KEPT)
     }
-    return kept | {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "HF_HUB_OFFLINE": "1"} | dict(variables or {})
+    fixed = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
+    fixed["TANDEM_ORCHESTRATOR_HTTP_PORT"] = "none"  # tests run side by side
+    return kept | fixed | dict(variables or {})
 
 
 def run(

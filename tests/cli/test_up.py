@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import CONTEXT
 from tests.cli.processes import SECONDS, Running, refusal, running, tandem
 
-FREE = ["--port", "0", "--draft-port", "0", "--target-port", "0"]
+FREE = ["--port", "0", "--draft-port", "0", "--target-port", "0", "--http-port", "0"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
@@ -123,7 +123,7 @@ def test_a_draft_that_cannot_be_had_is_said_while_the_target_still_loads(models:
 def test_a_taken_port_is_named_before_anything_is_started(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        flags = ["--port", str(port), "--target-port", "0", "--target-model", models / "target"]
+        flags = ["--port", str(port), "--target-port", "0", "--http-port", "none", "--target-model", models / "target"]
         with running("up", *flags, "--draft-model", "none") as command:
             assert command.end() == 2
             assert_nothing_left(command)

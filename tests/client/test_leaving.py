@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tandem
+from tandem.client import Stream
 from tests.client.conftest import until_idle
 from tests.support.tokens import ids
 from tests.support.trio import Trio
@@ -19,17 +20,19 @@ PROMPT = ids("To be or not to be")
 ENDLESS: dict[str, Any] = {"ignore_end_tokens": True, "max_tokens": 30_000, "speculation": "off"}
 
 
-def leave_with(client: tandem.Client) -> None:
+def leave_with(client: tandem.Client) -> Stream:
     with client.stream(PROMPT, **ENDLESS) as stream:
         next(stream)
+    return stream
 
 
-def leave_by_closing(client: tandem.Client) -> None:
+def leave_by_closing(client: tandem.Client) -> Stream:
     stream = client.stream(PROMPT, **ENDLESS)
     next(stream)
     stream.close()
     stream.close()
     assert list(stream) == []
+    return stream
 
 
 def leave_a_loop(client: tandem.Client) -> None:
@@ -38,10 +41,11 @@ def leave_a_loop(client: tandem.Client) -> None:
             break
 
 
-def leave_by_an_exception(client: tandem.Client) -> None:
+def leave_by_an_exception(client: tandem.Client) -> Stream:
     with pytest.raises(ZeroDivisionError), client.stream(PROMPT, **ENDLESS) as stream:
         for _ in stream:
             _ = 1 / 0
+    return stream
 
 
 def leave_unread(client: tandem.Client) -> None:
@@ -50,13 +54,14 @@ def leave_unread(client: tandem.Client) -> None:
     del stream
 
 
-def leave_from_another_thread(client: tandem.Client) -> None:
+def leave_from_another_thread(client: tandem.Client) -> Stream:
     stream = client.stream(PROMPT, **ENDLESS)
     timer = threading.Timer(0.1, stream.close)
     timer.start()
     began = time.monotonic()
     assert len(list(stream)) > 1 and time.monotonic() - began < 5.0
     timer.join()
+    return stream
 
 
 @pytest.mark.parametrize(
@@ -64,15 +69,15 @@ def leave_from_another_thread(client: tandem.Client) -> None:
     [leave_with, leave_by_closing, leave_a_loop, leave_by_an_exception, leave_unread, leave_from_another_thread],
 )
 async def test_leaving_a_blocking_stream_ends_its_work(services: Trio, endpoint: str, leave: Any) -> None:
-    def blocking() -> tandem.Client:
+    def blocking() -> tuple[tandem.Client, Stream | None]:
         client = tandem.Client(endpoint)
         assert len(client.complete(PROMPT, max_tokens=2).token_ids) == 2
-        leave(client)
-        return client
+        return client, leave(client)
 
-    client = await asyncio.to_thread(blocking)
-    await until_idle(services)  # while the client is still open
+    client, stream = await asyncio.to_thread(blocking)
+    await until_idle(services)  # while the client is still open, and the stream not dropped
     client.close()
+    del stream
 
 
 async def test_closing_the_client_ends_its_streams(services: Trio, endpoint: str) -> None:

