@@ -1,4 +1,5 @@
-// Puts the page together.
+// Puts the page together. `race.js` is one run, `lane.js` one lane of it, `record.js` what a lane has received;
+// `timeline.js`, `candidates.js` and `tokens.js` show that. `api.js` is all that speaks to the service.
 
 import { isForeign, readAddress, writeAddress, writeAddressSoon } from "./address.js";
 import * as composer from "./composer.js";
