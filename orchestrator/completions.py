@@ -101,6 +101,12 @@ class Completions:
             completions=self._experience.costs.sessions, target=target, draft=draft
         )
 
+    async def check(self) -> None:
+        """Raises TandemError where nothing can be completed now. The draft is not asked: nobody needs one."""
+        if await self._upstream.target_load() is None:
+            raise TandemError.target_unavailable("the target service does not answer")
+        await self._target_model()
+
     async def tokenize(self, request: completion_pb2.TokenizeRequest) -> completion_pb2.TokenizeResponse:
         """Raises TandemError."""
         check_known(request)

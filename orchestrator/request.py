@@ -13,7 +13,7 @@ from orchestrator.policy import build_accept_rule, build_stop_rule
 from orchestrator.stopping import Experience, StopRule
 from tandem.grammars import GrammarError, Grammars
 from tandem.rpc.errors import TandemError
-from tandem.rpc.sampling import check_sampling, check_token_ids
+from tandem.rpc.sampling import check_priority, check_sampling, check_token_ids
 from tandem.rpc.unknown import check_known
 from tandem.tokenization import Tokenizer
 from tandem.v1 import completion_pb2, grammar_pb2, model_pb2, sampling_pb2
@@ -23,7 +23,6 @@ _MAX_STOPS = 16
 _MAX_REQUEST_ID = 128
 _MOST_CHOICES = 64
 _MOST_LOG_PROBABILITIES = 20
-_MOST_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,7 @@ def plan(
         raise TandemError.prompt_too_long(len(prompt), context, field=f"{path}{request.WhichOneof('prompt')}")
     check_sampling(request.sampling, path=f"{path}sampling", vocabulary_size=vocabulary)
     check_token_ids(request.stop_token_ids, path=f"{path}stop_token_ids", vocabulary_size=vocabulary)
+    check_priority(request.priority, path=f"{path}priority")
     ends = frozenset(target.end_token_ids) | tokenizer.end_token_ids
     stop_tokens = frozenset(request.stop_token_ids)
     if not request.ignore_end_tokens:
@@ -109,7 +109,7 @@ def plan(
         grammar=request.grammar if has_grammar else None,
         grammar_end_token_ids=ends if has_grammar else frozenset(),
         log_probabilities=_log_probabilities(request, path),
-        priority=_priority(request, path),
+        priority=request.priority,
         audit=request.audit,
     )
     return [
@@ -204,14 +204,6 @@ def _log_probabilities(request: completion_pb2.CompleteRequest, path: str) -> in
             f"{path}log_probabilities", f"must lie in [0, {_MOST_LOG_PROBABILITIES}], not {wanted}"
         )
     return wanted
-
-
-def _priority(request: completion_pb2.CompleteRequest, path: str) -> int:
-    if not -_MOST_PRIORITY <= request.priority <= _MOST_PRIORITY:
-        raise TandemError.invalid_field(
-            f"{path}priority", f"must lie in [-{_MOST_PRIORITY}, {_MOST_PRIORITY}], not {request.priority}"
-        )
-    return request.priority
 
 
 def _speculation(

@@ -191,10 +191,14 @@ class Upstream:
     async def loads(self) -> tuple[model_pb2.Load | None, model_pb2.Load | None]:
         """Of the target and of the draft; None of one that does not answer."""
         target, draft = await asyncio.gather(
-            self._load(self._target_pool, target_pb2_grpc.TargetServiceStub, "GetTargetLoad", target_pb2),
+            self.target_load(),
             self._load(self._draft_pool, draft_pb2_grpc.DraftServiceStub, "GetDraftLoad", draft_pb2),
         )
         return target, draft
+
+    async def target_load(self) -> model_pb2.Load | None:
+        """None where the target does not answer."""
+        return await self._load(self._target_pool, target_pb2_grpc.TargetServiceStub, "GetTargetLoad", target_pb2)
 
     async def _load(self, pool: ChannelPool | None, stub: type, method: str, messages: Any) -> model_pb2.Load | None:
         if pool is None:

@@ -14,7 +14,7 @@ from tandem.inference.engine import EngineLoad, Timing
 from tandem.inference.serving import ServedModel
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
-from tandem.rpc.sampling import check_rule, check_sampling, check_token_ids
+from tandem.rpc.sampling import check_priority, check_rule, check_sampling, check_token_ids
 from tandem.sampling import SamplingParams
 from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2, sampling_pb2, target_pb2
 
@@ -31,9 +31,6 @@ def sampling_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
         frequency_penalty=message.frequency_penalty,
         logit_bias=dict(message.logit_bias),
     )
-
-
-MOST_PRIORITY = 100
 
 
 async def constraint(
@@ -72,8 +69,7 @@ def check_opening(message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, *, path:
     check_token_ids(
         message.grammar_end_token_ids, path=f"{path}.grammar_end_token_ids", vocabulary_size=vocabulary_size
     )
-    if not -MOST_PRIORITY <= message.priority <= MOST_PRIORITY:
-        raise TandemError.invalid_field(f"{path}.priority", f"must lie in [-100, 100], not {message.priority}")
+    check_priority(message.priority, path=f"{path}.priority")
 
 
 def row_message(row: CompressedRow) -> distribution_pb2.CompressedDistribution:

@@ -32,11 +32,7 @@ class Health:
 
     async def _ask(self) -> TandemError | None:
         try:
-            # What is known of models may be some seconds old; the load is asked for now.
-            load = await self._completions.load()
-            if not load.HasField("target"):
-                return TandemError.target_unavailable("the target service does not answer")
-            await self._completions.models()  # the tokenizer is the target's
+            await self._completions.check()
         except TandemError as error:
             return error
         finally:

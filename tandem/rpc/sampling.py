@@ -10,6 +10,7 @@ from tandem.v1.sampling_pb2 import SamplingParams
 
 _MAX_TOP_K = 2**31 - 1
 _MAX_PENALTY = 2.0
+_MOST_PRIORITY = 100
 _MOST_REPETITION = 1000.0
 _MOST_BIAS = 1e30  # logits are fp32: what it cannot hold would look like a broken model
 
@@ -53,6 +54,12 @@ def check_token_ids(ids, *, path: str, vocabulary_size: int) -> None:
         raise TandemError.invalid_field(
             f"{path}[{index}]", f"token {token} is not below the vocabulary size {vocabulary_size}"
         )
+
+
+def check_priority(priority: int, *, path: str) -> None:
+    """Raises TandemError INVALID_FIELD for one outside of [-100, 100]."""
+    if not -_MOST_PRIORITY <= priority <= _MOST_PRIORITY:
+        raise TandemError.invalid_field(path, f"must lie in [-{_MOST_PRIORITY}, {_MOST_PRIORITY}], not {priority}")
 
 
 def check_rule(rule: sampling_pb2.VerificationRule.ValueType, *, is_greedy: bool) -> None:

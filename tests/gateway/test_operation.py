@@ -49,14 +49,14 @@ async def test_health_is_the_targets(served: Gateway) -> None:
 
 async def test_many_who_ask_for_health_cost_one_question(served: Gateway) -> None:
     asked = 0
-    load = served.completions.load
+    check = served.completions.check
 
-    async def counted():
+    async def counted() -> None:
         nonlocal asked
         asked += 1
-        return await load()
+        await check()
 
-    served.completions.load = counted  # type: ignore[method-assign]
+    served.completions.check = counted  # type: ignore[method-assign]
     answers = await asyncio.gather(*(served.http.get("/healthz") for _ in range(30)))
     assert {answer.status_code for answer in answers} == {200} and asked == 1
 
