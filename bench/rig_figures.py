@@ -50,16 +50,16 @@ def measure(threads: int) -> Iterator[RigFigures]:
     base_step = 0.0
     for dtype in ("bfloat16", "float32"):
         base = _runner(BASE, dtype)
-        texts[dtype] = [(prompt, _greedy(base, prompt)) for prompt in _prompts()]
+        texts[dtype] = [(prompt, greedy(base, prompt)) for prompt in _prompts()]
         if dtype == "bfloat16":
-            base_step = _step(base)
+            base_step = step_seconds(base)
     for name, dtype, weights in MODELS:
         runner = _runner(name, dtype, weights)
         equal = total = 0
         for prompt, text in texts[dtype]:
-            equal += sum(one == other for one, other in zip(_next(runner, prompt, text), text, strict=True))
+            equal += sum(one == other for one, other in zip(likeliest(runner, prompt, text), text, strict=True))
             total += len(text)
-        step = _step(runner)
+        step = step_seconds(runner)
         parameters = runner.loaded.parameter_count
         yield RigFigures(name, dtype, weights, parameters, equal / total, total, step / base_step, step * 1e3)
 
@@ -75,7 +75,8 @@ def _prompts() -> list[list[int]]:
     return [tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}]) for prompt in prompts]
 
 
-def _greedy(runner: ModelRunner, prompt: Sequence[int]) -> list[int]:
+def greedy(runner: ModelRunner, prompt: Sequence[int]) -> list[int]:
+    """The model's own text."""
     sequence, feed, text = runner.open(), list(prompt), list[int]()
     while len(text) < _TOKENS:
         [logits] = runner.forward([Block(sequence, feed, 1)])
@@ -85,7 +86,7 @@ def _greedy(runner: ModelRunner, prompt: Sequence[int]) -> list[int]:
     return text
 
 
-def _next(runner: ModelRunner, prompt: Sequence[int], text: Sequence[int]) -> list[int]:
+def likeliest(runner: ModelRunner, prompt: Sequence[int], text: Sequence[int]) -> list[int]:
     """The likeliest token at each position of `text`, whatever stands there."""
     sequence = runner.open()
     [logits] = runner.forward([Block(sequence, [*prompt, *text[:-1]], len(text))])
@@ -93,8 +94,8 @@ def _next(runner: ModelRunner, prompt: Sequence[int], text: Sequence[int]) -> li
     return [int(token) for token in logits.argmax(-1)]
 
 
-def _step(runner: ModelRunner) -> float:
-    """Median seconds."""
+def step_seconds(runner: ModelRunner) -> float:
+    """Median time of a step of one token behind 256."""
     source, sequence, seconds = random.Random(0), runner.open(), []
     runner.forward([Block(sequence, [source.randrange(runner.loaded.vocabulary_size) for _ in range(_CONTEXT)], 1)])
     for _ in range(_STEPS):

@@ -71,6 +71,10 @@ class Completions:
             async for response in responses:
                 yield response
 
+    async def validate(self, request: completion_pb2.CompleteRequest, *, path: str = "") -> None:
+        """Raises the TandemError that `stream` would of a request that cannot be taken; begins nothing."""
+        await self._plan(request, await self._target_model(), path)
+
     async def once(
         self, request: completion_pb2.CompleteRequest, *, path: str = ""
     ) -> completion_pb2.CompleteOnceResponse:

@@ -78,6 +78,8 @@ def openai_router(completions: Completions, gate: Gate) -> APIRouter:
         frame = Frame(parameters, name, _fingerprint(models), seeds(parameters, len(asked)))
         for one, seed in zip(asked, frame.seeds, strict=True):
             one.sampling.seed = seed % 2**64
+        if len(asked) > 1:  # else one that cannot be taken would be told of behind the first words of the others
+            await gate.hold(request.receive, _validate(completions, asked, parameters))
         pieces = _pieces(completions, asked, parameters, request.url.path)
         headers = {"x-request-id": name} if name.isascii() and name.isprintable() else {}
         if not parameters.stream:
@@ -95,6 +97,17 @@ def _named(
     for index, request in enumerate(requests):
         request.request_id = name if len(requests) == 1 else f"{name}-{index}"
     return requests
+
+
+async def _validate(
+    completions: Completions, requests: Sequence[completion_pb2.CompleteRequest], parameters: Parameters
+) -> None:
+    """Raises HttpError."""
+    try:
+        for request in requests:
+            await completions.validate(request)
+    except TandemError as error:
+        raise in_their_words(error, parameters) from error
 
 
 async def _pieces(

@@ -7,7 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.rig import resolve_rig
+from bench.rig_figures import greedy, likeliest, step_seconds
 from bench.rig_models import noisy, wide_config, widened
+from tandem.inference.runner import ModelRunner
 from tandem.models import ModelError, ModelNotFoundError
 from tests.support.tiny import tiny_llama
 
@@ -63,3 +65,19 @@ def test_a_rig_that_there_is_none_of_is_refused_by_name(name: str) -> None:
 
 def test_other_names_are_left_alone() -> None:
     assert resolve_rig("embedded:smollm2") == "embedded:smollm2"
+
+
+def test_a_model_agrees_with_itself_and_less_with_a_noisier_copy() -> None:
+    base = ModelRunner(tiny_llama(), cache_bytes=1 << 20)
+    free = base.cache.pool.available
+    texts = [([number, 7, 9], greedy(base, [number, 7, 9])) for number in range(1, 17)]
+
+    def agreement(noise: float) -> float:
+        runner = ModelRunner(tiny_llama(noise=noise), cache_bytes=1 << 20)
+        found = [(likeliest(runner, prompt, text), text) for prompt, text in texts]
+        same = [one == other for pair in found for one, other in zip(*pair, strict=True)]
+        return sum(same) / len(same)
+
+    assert agreement(0.0) == 1.0 > agreement(0.05) > agreement(0.4)
+    assert step_seconds(base) > 0
+    assert base.cache.pool.available == free  # nothing that was measured stays open

@@ -108,6 +108,12 @@ async def test_several_prompts_with_n_are_choices_in_their_order(served: Gateway
     assert texts == sum(alone, [])
 
 
+async def test_one_bad_prompt_of_several_is_told_before_the_stream_begins(served: Gateway) -> None:
+    for last in ([[3], [9999]], [[3]] * 30 + [[]]):
+        error = await served.error("/v1/completions", {"model": "tiny", "prompt": last, "stream": True})
+        assert error["param"].startswith("prompt"), error
+
+
 async def test_prompts_without_a_seed_have_one_each(served: Gateway) -> None:
     found = await served.text(["Hi"] * 4, max_tokens=30)
     assert len({choice["seed"] for choice in found["choices"]}) == 4
