@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
@@ -153,6 +154,7 @@ def _inline(tokens: list[Token]) -> Iterator[Token]:
         yield from _inline(token.children or [])
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """As GitHub makes them of headings; those that occur again are numbered."""
     tokens = MARKDOWN.parse(page.read_text(encoding="utf-8"))
