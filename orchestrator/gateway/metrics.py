@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.gateway.errors import CALLER_GONE
@@ -12,7 +13,7 @@ from tandem.telemetry import EXPOSITION_TYPE, Telemetry
 def metrics_router(telemetry: Telemetry) -> APIRouter:
     router = APIRouter(tags=["Operation"])
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(telemetry.exposition(), headers={"content-type": EXPOSITION_TYPE})

@@ -142,6 +142,7 @@ async def test_the_description_of_the_api_has_every_parameter(served: Gateway) -
     assert {"messages", "temperature", "speculation"} <= schemas["ChatParameters"]["properties"].keys()
     body = document["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/TextParameters"}
+    assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     references = {part.split('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]}
     assert references <= schemas.keys()
 
