@@ -124,7 +124,8 @@ class Goodput:
                 if price > best and longer > length + _STEP:
                     break
                 best = min(best, price)
-            least.append(best)
+            # A larger step may have been measured as the quicker one.
+            least.append(max(0.0, best))
         return tuple(least)
 
     def update(self, outcome: RoundOutcome) -> None:

@@ -151,6 +151,19 @@ def test_what_one_completion_learnt_the_next_one_knows() -> None:
     assert Goodput().limits() == Limits(max_tokens=5)
 
 
+def test_no_draft_is_asked_for_less_than_nothing() -> None:
+    """Where a larger step happened to take less: a draft refuses limits below 0, and would be lost."""
+    experience = Experience()
+    experience.costs.sessions = 8
+    pair = Pair(flat(0.9), lambda source: 0.1, 9.0, lambda tokens: 80 - tokens / 100, 3.0, sequences=8, noise=0.0)
+    rule, asked = Goodput(experience=experience), list[float]()
+    for _ in range(50):
+        limits = rule.limits()
+        asked += limits.min_survival
+        rule.update(pair.block(limits) if limits.max_tokens else pair.alone())
+    assert asked and min(asked) >= 0
+
+
 def test_speculation_stops_under_load_and_comes_back() -> None:
     """The same acceptance: only what verification costs all the others changes."""
     pair = Pair(flat(0.6), lambda source: 0.5, 9.0, lambda tokens: 50 + 12 * tokens, 3.0, sequences=1)
