@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
-from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
 PACKAGE = Path("tandem/v1")
@@ -60,7 +59,9 @@ def _run_protoc(out: Path) -> None:
 
 
 def _protoc(*arguments: str | Path) -> None:
-    if protoc.main(["protoc", f"-I{PROTOS}", *map(str, arguments)]) != 0:
+    # In a process of its own: it forks for its plugins, and ends the whole process where something goes wrong.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *map(str, arguments)]
+    if subprocess.run(command).returncode != 0:
         raise RuntimeError("protoc failed; its message is above")
 
 
