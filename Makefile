@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint protos clean
+.PHONY: help setup demo test lint protos metrics lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ protos: setup ## Generate tandem/v1 and docs/api.md again from protos/
 	$(BIN)/python protos/generate.py
 	$(BIN)/python protos/document.py
 
+metrics: setup ## Generate docs/metrics.md again from tandem/telemetry
+	$(BIN)/python -m tandem.telemetry.document
+
+lock: setup ## Lock the dependencies of the images again, after a change of pyproject.toml
+	deploy/requirements/lock.sh
+
 clean: ## Remove .venv and everything built; the model cache stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -49,6 +55,6 @@ $(READY): pyproject.toml
 	@echo "Installing $(firstword $(TORCH)) (large; a few minutes the first time)"
 	@$(PIP) install $(TORCH)
 	@echo "Installing Tandem and what it needs"
-	@$(PIP) install --editable '.[models,bench,dev]'
+	@$(PIP) install --editable '.[models,bench,tracing,dev]'
 	@$(BIN)/tandem pull
 	@touch $@

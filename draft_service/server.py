@@ -14,19 +14,37 @@ from tandem.grammars import Grammars
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
+from tandem.telemetry.services import ModelTelemetry
+from tandem.telemetry.sessions import Session, end_block
 from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
-from tandem.wire import check_opening, constraint, full_row_message, noise_stream, row_message, sampling_params
+from tandem.wire import (
+    check_opening,
+    constraint,
+    full_row_message,
+    load_message,
+    noise_stream,
+    row_message,
+    sampling_params,
+)
 
 _NO_VOCABULARY = 2**32
+# Tokens of a text for which a draft keeps the place: beyond its own context the target may go on for long.
+_MOST_TOKENS = 1 << 20
 
 
 class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     """Serves one drafter."""
 
-    def __init__(self, drafter: Drafter, grammars: Grammars | None = None) -> None:
-        """grammars: of the drafter's tokenizer; None where it has none."""
+    def __init__(
+        self, drafter: Drafter, grammars: Grammars | None = None, telemetry: ModelTelemetry | None = None
+    ) -> None:
+        """grammars: of the drafter's tokenizer; None where it has none. telemetry: its own where there is none."""
         self._drafter = drafter
         self._grammars = grammars
+        self._telemetry = telemetry or ModelTelemetry("draft")
+        self._telemetry.serves(drafter.info, drafter.load)
+        if self._telemetry.is_read:
+            drafter.observe(self._telemetry)
         self._stale_messages = 0
 
     async def Draft(
@@ -37,15 +55,16 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             return
         if first.WhichOneof("kind") != "open":
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
-        check_handshake(first.open.handshake, self._drafter.info, side="draft")
-        spec = await self._spec(first.open)
-        with reported("draft"):
+        with self._telemetry.session(first.open.request_id) as session, reported("draft"):
+            check_handshake(first.open.handshake, self._drafter.info, side="draft")
+            spec = await self._spec(first.open, context.time_remaining())
             sequence = await self._drafter.open(spec)
+            session.opened()
             try:
                 yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
-                progress = Progress(list(spec.tokens), self._vocabulary_size)
+                progress = Progress(list(spec.tokens), self._vocabulary_size, self._most_tokens)
                 async for request in request_iterator:
-                    response = await self._answer(request, sequence, progress)
+                    response = await self._answer(request, sequence, progress, session)
                     if response is not None:
                         yield response
             finally:
@@ -55,7 +74,13 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     def _vocabulary_size(self) -> int:
         return self._drafter.info.vocabulary_size or _NO_VOCABULARY
 
-    async def _spec(self, message: draft_pb2.DraftOpen) -> SequenceSpec:
+    @property
+    def _most_tokens(self) -> int:
+        return max(self._drafter.info.context_length, _MOST_TOKENS)
+
+    async def _spec(self, message: draft_pb2.DraftOpen, within: float | None) -> SequenceSpec:
+        if (size := len(message.prompt_token_ids)) > self._most_tokens:
+            raise TandemError.prompt_too_long(size, self._most_tokens, field="open.prompt_token_ids")
         check_opening(message, path="open", vocabulary_size=self._vocabulary_size)
         rule = message.verification
         sampled = rule in (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
@@ -74,28 +99,31 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             mass=message.format.mass or 1.0,
             constraint=await constraint(message, self._grammars, path="open"),
             priority=message.priority,
+            within=within,
         )
 
     async def _answer(
-        self, request: draft_pb2.DraftRequest, sequence: DraftSequence, progress: Progress
+        self, request: draft_pb2.DraftRequest, sequence: DraftSequence, progress: Progress, session: Session
     ) -> draft_pb2.DraftResponse | None:
         kind = request.WhichOneof("kind")
         if kind == "round":
-            return await self._draft(request.round, sequence, progress)
+            return await self._draft(request.round, sequence, progress, session)
         if kind == "rows":
             return draft_pb2.DraftResponse(rows=await self._rows(request.rows, sequence, progress))
         raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
 
     async def _draft(
-        self, message: draft_pb2.DraftRound, sequence: DraftSequence, progress: Progress
+        self, message: draft_pb2.DraftRound, sequence: DraftSequence, progress: Progress, session: Session
     ) -> draft_pb2.DraftResponse | None:
         if progress.is_stale(message.round):
             self._stale_messages += 1
             return None
         check_limits(message.limits, path="round.limits")
+        span = session.block()
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
         candidates = await sequence.draft(progress.tokens, cached, message.round, message.limits)
         progress.candidates = candidates.token_ids
+        end_block(span, message.round, len(candidates.token_ids), candidates.timing)
         return draft_pb2.DraftResponse(block=_block_message(message.round, progress.position, candidates))
 
     async def _rows(
@@ -105,6 +133,8 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             raise TandemError.unexpected_message(
                 f"rows of round {message.round} are gone; the last block is of round {progress.round}"
             )
+        if len(message.indices) > (size := len(progress.candidates)):
+            raise TandemError.invalid_field("rows.indices", f"names more than {size} candidates")
         if len(set(message.indices)) < len(message.indices):  # each row is as long as the vocabulary
             raise TandemError.invalid_field("rows.indices", "names a candidate twice")
         for index in message.indices:
@@ -128,7 +158,8 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     async def GetDraftLoad(
         self, request: draft_pb2.GetDraftLoadRequest, context: grpc.aio.ServicerContext
     ) -> draft_pb2.GetDraftLoadResponse:
-        return draft_pb2.GetDraftLoadResponse(load=self._drafter.load(), stale_messages=self._stale_messages)
+        load = load_message(self._drafter.load())
+        return draft_pb2.GetDraftLoadResponse(load=load, stale_messages=self._stale_messages)
 
 
 def _block_message(round_number: int, position: int, candidates: Candidates) -> draft_pb2.DraftedBlock:

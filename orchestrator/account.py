@@ -78,6 +78,10 @@ class Exchange:
         queue = min(self.queue, self.wall - compute)
         return queue, compute, self.wall - compute - queue
 
+    def waited(self, seconds: float) -> None:
+        """In vain."""
+        self.wall += round(seconds * 1e6)
+
     def add(self, timing: block_pb2.Timing, seconds: float) -> None:
         self.wall += round(seconds * 1e6)
         self.queue += timing.queue_microseconds
@@ -89,9 +93,12 @@ class Exchange:
 
 @dataclass(slots=True)
 class RoundClock:
-    """Splits the wall time of one round. Microseconds."""
+    """Splits the wall time of one round. Microseconds. took: all of it, once the round has ended. lost: seconds that a
+    target cost that was lost."""
 
     started: float = field(default_factory=time.perf_counter)
+    took: int = 0
+    lost: float = 0.0
     draft: Exchange = field(default_factory=Exchange)
     target: Exchange = field(default_factory=Exchange)
 
@@ -112,12 +119,14 @@ class RoundClock:
             orchestrator_microseconds=max(0, wall - self.draft.wall - self.target.wall),
         )
 
-    def costs(self) -> RoundCosts:
-        """Up to now."""
+    def costs(self) -> RoundCosts | None:
+        """Up to now. None where time was lost that no other round will take."""
+        if self.lost:
+            return None
         draft, target = self.draft, self.target
         steps = max(1, target.steps)
         return RoundCosts(
-            draft_seconds=draft.compute / 1e6,
+            draft_seconds=min(draft.compute, draft.wall) / 1e6,  # it is always waited for
             draft_steps=draft.steps,
             target_seconds=target.compute / steps / 1e6,
             target_queue_seconds=target.queue / 1e6,
@@ -130,7 +139,8 @@ class RoundClock:
 class Account:
     """Sums over one completion, reported in its last message."""
 
-    def __init__(self, prompt_tokens: int) -> None:
+    def __init__(self, prompt_tokens: int, resumed_tokens: int = 0) -> None:
+        """resumed_tokens: of the completion, made elsewhere."""
         self._prompt_tokens = prompt_tokens
         self._arrived = time.perf_counter()
         self._first_token: float | None = None
@@ -139,7 +149,7 @@ class Account:
         self._rounds = 0
         self._parts = completion_pb2.RoundTime()
         self._accepted_at: list[int] = []
-        self.completion_tokens = 0
+        self.completion_tokens = resumed_tokens
         self.emitted_draft_tokens = 0
         self.drafted = 0
         self.accepted = 0
@@ -147,11 +157,13 @@ class Account:
         self.full_rows = 0
         self.draft_failures = 0
         self.plain_tokens = 0
+        self.takeovers = 0
 
     def round_ended(self, clock: RoundClock, *, drafted: int) -> completion_pb2.RoundTime:
         """drafted: candidates; the overhead of a round is that of one with candidates, if there are any such."""
         wall = clock.wall()
         parts = clock.parts(wall)
+        clock.took = wall
         self._rounds += wall
         for part in parts.DESCRIPTOR.fields:
             setattr(self._parts, part.name, getattr(self._parts, part.name) + getattr(parts, part.name))
@@ -176,6 +188,16 @@ class Account:
         self.emitted_draft_tokens += token.source in drafted
         self.plain_tokens += token.source == TokenSource.TOKEN_SOURCE_TARGET
 
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens of a verification; 1 without any."""
+        return 1 + self.accepted / self.verify_steps if self.verify_steps else 1.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Of candidates; 0 without any."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
     def usage(self) -> completion_pb2.Usage:
         return completion_pb2.Usage(
             prompt_tokens=self._prompt_tokens,
@@ -195,8 +217,8 @@ class Account:
             verify_steps=self.verify_steps,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
-            mean_acceptance_length=1 + self.accepted / self.verify_steps if self.verify_steps else 1.0,
-            draft_acceptance_rate=self.accepted / self.drafted if self.drafted else 0.0,
+            mean_acceptance_length=self.mean_acceptance_length,
+            draft_acceptance_rate=self.acceptance_rate,
             accepted_at=self._accepted_at,
             full_rows=self.full_rows,
             time=self._time(),

@@ -12,9 +12,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
 
-from orchestrator.acceptance import Bracket, Judgement, Position, Source, Verification
+from orchestrator.acceptance import Bracket, Judgement, Position, Source
 from orchestrator.account import (
     Account,
     CommittedToken,
@@ -27,23 +26,21 @@ from orchestrator.account import (
 )
 from orchestrator.drafting import DraftSide
 from orchestrator.judging import expected_acceptances, positions
+from orchestrator.opening import verification
+from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits, RoundOutcome
-from orchestrator.upstream import Upstream
+from orchestrator.verifying import TargetSide
+from orchestrator.watch import LATE, NO_DRAFT, NOT_WORTH, VERIFY_GENERATE, Watch
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
-from tandem.rpc.handshake import make_handshake
-from tandem.v1 import block_pb2, completion_pb2, distribution_pb2, model_pb2, sampling_pb2, target_pb2
+from tandem.telemetry import spans
+from tandem.telemetry.tracing import NO_SPAN
+from tandem.v1 import block_pb2, completion_pb2, target_pb2
 
 _log = logging.getLogger(__name__)
 
-_RULES = {
-    Verification.GREEDY: sampling_pb2.VERIFICATION_RULE_GREEDY,
-    Verification.RATIO: sampling_pb2.VERIFICATION_RULE_RATIO,
-    Verification.BLOCK: sampling_pb2.VERIFICATION_RULE_BLOCK,
-    Verification.COUPLED: sampling_pb2.VERIFICATION_RULE_COUPLED,
-}
 _SOURCES = {
     Source.MATCHED: TokenSource.TOKEN_SOURCE_DRAFT_MATCHED,
     Source.LET_THROUGH: TokenSource.TOKEN_SOURCE_DRAFT_ACCEPTED,
@@ -53,10 +50,11 @@ _SOURCES = {
 @dataclass(frozen=True, slots=True)
 class Committed:
     """What a round committed, at least one token. account: of the round, where it had candidates and they are
-    audited."""
+    audited. alone: why there were none although there might have been; empty where that is not so."""
 
     tokens: list[CommittedToken]
     account: completion_pb2.RoundAccount | None = None
+    alone: str = ""
 
 
 class Decoder:
@@ -65,23 +63,21 @@ class Decoder:
     def __init__(
         self,
         plan: Plan,
-        upstream: Upstream,
-        models: tuple[model_pb2.ModelInfo, model_pb2.ModelInfo | None],
+        pair: Pair,
         settings: OrchestratorSettings,
         account: Account,
+        watch: Watch,
     ) -> None:
         self._plan = plan
-        self._settings = settings
-        self._upstream = upstream
-        self._target_model, self._draft_model = models
+        self._pair = pair
         self._account = account
+        self._watch = watch
         self._noise = NoiseStream(plan.seed, plan.choice)
-        self._tokens = list(plan.prompt)  # and all that is committed
+        self._tokens = list(plan.tokens)  # and all that is committed
         self._round = 0
-        self._continuation = block_pb2.Continuation(position=self._position)  # what the target has to be told
-        self._target = upstream.target_stream()
-        self._draft = DraftSide(plan, upstream, self._target_model, settings, account)
-        self._left = plan.max_tokens  # tokens that the completion may still have
+        self._target = TargetSide(plan, pair, self._tokens, account, watch)
+        self._draft = DraftSide(plan, pair, settings, self._tokens, account, watch)
+        self._left = plan.max_tokens - len(plan.resumed)  # tokens that the completion may still have
 
     @property
     def _position(self) -> int:
@@ -91,7 +87,6 @@ class Decoder:
     async def rounds(self) -> AsyncGenerator[Committed]:
         """Yields what each round commits, until a stop token or the plan's max_tokens."""
         try:
-            await self._open()
             async with aclosing(self._all_rounds()) as rounds:
                 async for committed in rounds:
                     tokens = self._up_to_stop(committed.tokens)[: self._left]
@@ -100,9 +95,7 @@ class Decoder:
                     if self._left == 0 or tokens[-1].token_id in self._plan.stop_token_ids:
                         return
         except TandemError as error:
-            _log.warning("%s: %s", self._plan.request_id, error)
-            self._upstream.forget("target")  # what answers next may be another model
-            self._upstream.forget("draft")
+            _log.warning("a completion failed: %s", error)
             raise
         finally:
             self._target.close()
@@ -114,131 +107,91 @@ class Decoder:
                 return committed[: index + 1]
         return committed
 
-    async def _open(self) -> None:
-        """Opens both streams at once; neither answer is waited for."""
-        await self._open_target()
-        if self._draft_model is not None:
-            self._draft.open(self._draft_model, self._format(self._verification()), self._opening())
-
-    async def _open_target(self) -> None:
-        await self._target.open(
-            target_pb2.VerifyOpen(
-                handshake=make_handshake(self._pair_of_target()),
-                log_probabilities=self._plan.log_probabilities,
-                **self._opening(),
-            )
-        )
-
-    def _opening(self) -> dict[str, Any]:
-        """What both streams are opened with."""
-        return {
-            "request_id": self._plan.request_id,
-            "prompt_token_ids": self._tokens,
-            "prompt_length": len(self._plan.prompt),
-            "sampling": self._plan.sampling,
-            "verification": _RULES[self._verification()],
-            "random_key": sampling_pb2.RandomKey(seed=self._plan.seed, choice=self._plan.choice),
-            "stop_token_ids": sorted(self._plan.stop_token_ids),
-            "min_tokens": self._plan.min_tokens,
-            "grammar": self._plan.grammar,
-            "grammar_end_token_ids": sorted(self._plan.grammar_end_token_ids),
-            "priority": self._plan.priority,
-        }
-
-    def _pair_of_target(self) -> model_pb2.ModelInfo:
-        """What the target checks itself against: what is known of it may be older than its process."""
-        return model_pb2.ModelInfo(
-            model_id=self._draft_model.model_id if self._draft_model is not None else "orchestrator",
-            tokenizer_fingerprint=self._target_model.tokenizer_fingerprint,
-            vocabulary_size=self._target_model.vocabulary_size,
-        )
-
-    def _verification(self) -> Verification:
-        rules = self._plan.speculation
-        if rules is not None:
-            return rules.accept.verification(self._plan.is_greedy)
-        # Coupled noise, so that a seed without speculation gives the text of coupled sampling with it.
-        return Verification.GREEDY if self._plan.is_greedy else Verification.COUPLED
-
-    def _format(self, rule: Verification) -> distribution_pb2.DistributionFormat:
-        assert self._plan.speculation is not None
-        if rule in (Verification.RATIO, Verification.BLOCK):
-            return distribution_pb2.DistributionFormat(max_entries=self._settings.exact_entries, mass=1.0)
-        needed = self._plan.speculation.accept.needs_distance
-        return distribution_pb2.DistributionFormat(
-            max_entries=self._settings.bracket_entries if needed else 0, mass=0.999
-        )
-
     async def _all_rounds(self) -> AsyncGenerator[Committed]:
-        """The target's first token needs no draft; then rounds for as long as there is one."""
+        """The target's first token needs no draft; then rounds, and the target alone for as long as there is no draft
+        or none that pays. Goes on for as long as it is asked for more."""
+        if self._plan.speculation is None or self._pair.draft is None:
+            async with aclosing(self._alone(self._left, NO_DRAFT)) as alone:
+                async for committed in alone:
+                    yield committed
+            return
+        self._draft.open()  # both prefill at once; neither answer is waited for
+        self._round += 1
         clock = RoundClock()
-        if self._draft.is_there:
-            self._round += 1
-            committed = await self._verify(block_pb2.Block(position=self._position), 0, RoundClock())
-            clock = RoundClock()
-            yield committed
-        while self._draft.is_there:
-            assert self._plan.speculation is not None
-            limits = self._plan.speculation.stop.limits()
-            if not limits.max_tokens:
-                async with aclosing(self._alone(min(limits.alone_tokens or self._left, self._left))) as alone:
+        with self._watch.part(spans.PREFILL, self._round):
+            committed = await self._verify(block_pb2.Block(position=self._position), 0, clock)
+        self._draft.expects(clock.target.wall / 1e6)
+        clock = RoundClock()
+        yield committed
+        while True:
+            limits = self._plan.speculation.stop.limits() if not (absence := self._draft.absence()) else None
+            if limits is None or not limits.max_tokens:
+                tokens = self._alone_tokens(limits)
+                end = self._position + tokens
+                async with aclosing(self._alone(tokens, absence or NOT_WORTH)) as alone:
                     async for committed in alone:
                         yield committed
+                if self._position < end:  # of the context, too
+                    return
                 clock = RoundClock()
                 continue
             self._round += 1
             # A block of n yields up to n + 1 tokens.
             cap = min(limits.max_tokens, self._left - 1)
-            block = await self._draft_block(limits, cap, clock)
             try:
-                committed = await self._verify(block, cap, clock)
+                with self._watch.part(spans.ROUND, self._round):
+                    block = await self._draft_block(limits, cap, clock)
+                    committed = await self._verify(block, cap, clock)
             except TandemError as error:
                 if not (error.field or "").startswith(("round.block", "resolve.rows")):
                     raise
-                await self._drop_block(error)
-                break
+                # The target refused what the draft had made, and ended its stream: the text goes on in a new one.
+                self._draft.refuse(error)
+                self._target.close()
+                continue
+            if cap and not block.token_ids and not self._draft.is_there:  # it is late, or has just been lost
+                committed = replace(committed, alone=self._draft.absence() or LATE)
             if self._draft.is_there and self._draft.is_full:
                 self._draft.close()  # the rest is the target's alone, in one go
             clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
             yield committed
-        async with aclosing(self._alone(self._left)) as alone:
-            async for committed in alone:
-                yield committed
+
+    def _alone_tokens(self, limits: Limits | None) -> int:
+        """limits: of a stop rule that does not want a block; None where there is no draft to make one."""
+        if limits is not None:
+            return min(limits.alone_tokens or self._left, self._left)
+        return self._left if self._draft.is_full else min(self._draft.chunk(), self._left)
 
     async def _draft_block(self, limits: Limits, cap: int, clock: RoundClock) -> block_pb2.Block:
-        """The next block; an empty one where nothing is to be drafted or the draft has just been lost."""
+        """The next block; an empty one where nothing is to be drafted or the draft is not there in time."""
         if cap == 0:
             return block_pb2.Block(position=self._position)
         return await self._draft.block(self._round, self._position, limits, cap, clock)
-
-    async def _drop_block(self, error: TandemError) -> None:
-        """The target refused what the draft had made, and ended its stream: the text goes on in a new one, alone."""
-        self._draft.lose(TandemError.draft_unavailable(f"drafted what the target refuses: {error.message}"))
-        self._target.close()
-        self._target = self._upstream.target_stream()
-        await self._open_target()
-        self._continuation = block_pb2.Continuation(position=self._position)
 
     async def _verify(self, block: block_pb2.Block, cap: int, clock: RoundClock) -> Committed:
         """Verifies one block, decides, and commits the kept candidates and the token after them.
 
         cap: most candidates that were asked for.
         """
-        began = time.perf_counter()
-        verified = await self._target.round(
-            target_pb2.VerifyRound(round=self._round, continuation=self._continuation, block=block)
-        )
-        clock.target.add(verified.timing, time.perf_counter() - began)
         drafted, account = len(block.token_ids), None
-        if drafted:
-            decided, judgement = await self._judge(block, verified, clock)
+
+        async def decide() -> tuple[target_pb2.VerifiedBlock, list[Position], Judgement | None]:
+            verified = await self._target.verify(self._round, block, clock)
+            if not drafted:
+                return verified, [], None
+            return verified, *(await self._judge(block, verified, clock))
+
+        verified, decided, judgement = await self._target.until_done(decide, clock)
+        if judgement is not None:
             kept, sources = judgement.kept, judgement.sources
             follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token
             if self._plan.audit:
                 account = round_account(block, verified, kept, decided, self._thresholds())
             self._learn(block, cap, decided, judgement, clock)
+            self._watch.decided(block, decided, judgement)
+            self._draft.decided(kept)
         else:
-            decided, kept, sources, follows = [], 0, (), verified.target_token_ids[0]
+            kept, sources, follows = 0, (), verified.target_token_ids[0]
         committed = [
             candidate_token(
                 block, verified, index, source=_SOURCES[sources[index]], distance=_middle(decided[index].distance)
@@ -246,12 +199,14 @@ class Decoder:
             for index in range(kept)
         ]
         committed.append(next_token(block, verified, kept, follows))
+        self._target.decided(kept)
         self._tokens += block.token_ids[:kept]
-        self._continuation = block_pb2.Continuation(position=self._position, kept=kept, token_ids=[follows])
-        self._draft.committed(kept, follows)
         self._tokens.append(follows)
         if self._round > 1:  # the first takes in the prompt
             parts = self._account.round_ended(clock, drafted=drafted)
+            self._watch.timed(parts, clock.took, drafted=drafted)
+            if drafted and not clock.lost:
+                self._draft.worth.round(drafted, clock.took / 1e6, clock.target.wall / 1e6)
             if account is not None:
                 account.time.CopyFrom(parts)
         return Committed(committed, account)
@@ -276,10 +231,9 @@ class Decoder:
         """Distance and total variation of each index from full rows; their upper bounds once the draft is lost."""
         rows = await self._draft.rows(self._round, indices, clock)
         if rows is not None:
-            began = time.perf_counter()
-            resolved = await self._target.resolve(target_pb2.ResolveDistances(round=self._round, rows=rows))
-            clock.target.add(resolved.timing, time.perf_counter() - began)
+            resolved = await self._target.resolve(self._round, rows, clock)
             self._account.full_rows += len(indices)
+            self._watch.fetched(len(indices))
             measured = zip(resolved.distances, resolved.total_variations, strict=True)
             return dict(zip(resolved.indices, measured, strict=True))
         upper = {}
@@ -309,40 +263,52 @@ class Decoder:
                 entropies=tuple(block.entropies),
                 probabilities=tuple(math.exp(value) for value in block.log_probabilities),
                 matched=(True,) * kept + (False,) * (kept < drafted),
-                acceptances=expected_acceptances(decided, judgement, rules.accept, self._verification()),
+                acceptances=expected_acceptances(decided, judgement, rules.accept, verification(self._plan)),
                 costs=clock.costs(),
             )
         )
 
-    async def _alone(self, tokens: int) -> AsyncGenerator[Committed]:
-        """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or the draft is gone."""
+    async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
+        """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""
         self._round += 1
-        message = target_pb2.Generate(round=self._round, continuation=self._continuation, max_tokens=tokens)
         clock = RoundClock()
         is_first = self._round == 1  # and takes in the prompt
-        async for token in self._target.generate(message):
-            clock.target.add(token.timing, (time.perf_counter() - clock.started))
-            committed = CommittedToken(
-                token_id=token.token_id,
-                source=TokenSource.TOKEN_SOURCE_TARGET,
-                round=token.round,
-                target_log_probability=token.log_probability,
-                target_entropy=token.entropy,
-            )
-            if token.HasField("model_log_probability"):
-                committed.model = ModelLogProbability.of(token.model_log_probability, token.top)
-            self._tokens.append(token.token_id)
-            self._draft.committed(0, token.token_id)
-            self._continuation = block_pb2.Continuation(position=self._position)  # the target holds them
-            if not is_first:
-                self._account.round_ended(clock, drafted=0)
-                self._learn_alone(clock)
-            is_first = False
-            clock = RoundClock()
-            yield Committed([committed])
+        prefill = self._watch.span.child(spans.PREFILL) if is_first else NO_SPAN
+        with self._watch.exchange(VERIFY_GENERATE) as exchange:
+            generated = self._target.generate(self._round, tokens, lambda: clock)
+            async with aclosing(generated):
+                async for token in generated:
+                    exchange.answered(token.timing)
+                    clock.target.add(token.timing, (time.perf_counter() - clock.started) - clock.lost)
+                    committed = self._commit_alone(token)
+                    if is_first:
+                        prefill.end(round=self._round)
+                    else:
+                        parts = self._account.round_ended(clock, drafted=0)
+                        self._watch.timed(parts, clock.took, drafted=0)
+                        self._learn_alone(clock)
+                    is_first = False
+                    clock = RoundClock()
+                    yield Committed([committed], alone=reason)
+
+    def _commit_alone(self, token: target_pb2.GeneratedToken) -> CommittedToken:
+        committed = CommittedToken(
+            token_id=token.token_id,
+            source=TokenSource.TOKEN_SOURCE_TARGET,
+            round=token.round,
+            target_log_probability=token.log_probability,
+            target_entropy=token.entropy,
+        )
+        if token.HasField("model_log_probability"):
+            committed.model = ModelLogProbability.of(token.model_log_probability, token.top)
+        self._tokens.append(token.token_id)
+        return committed
 
     def _learn_alone(self, clock: RoundClock) -> None:
         """Tells the stop rule what a token without a draft costs."""
+        if clock.lost:
+            return
+        self._draft.worth.alone(clock.took / 1e6)
         if self._plan.speculation is not None and self._draft.is_there:
             nothing = RoundOutcome(0, 0, 0, (), (), (), costs=clock.costs())
             self._plan.speculation.stop.update(nothing)

@@ -1,138 +1,305 @@
-"""The draft's side of one completion: asks for blocks and full rows, and may be lost at any time without harm."""
+"""The draft's side of one completion: asks for blocks and full rows, and may be late or lost at any time without harm.
+
+It is in one of four states. There: the next round has a block. Late: a block was not there in time; the target goes on
+alone while the answer is waited for, which is stale by then, and speculation goes on with the round after it. Away: the
+draft was lost; another one, or the same once it is back, is opened with all that is committed and takes it in, while
+the target goes on alone. Left alone for a while: it is slower than it can help.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from orchestrator.account import Account, RoundClock
+from orchestrator.opening import opening, row_format
+from orchestrator.pace import Chunks, Patience, Worth
+from orchestrator.prefix import Prefix
+from orchestrator.replicas import NOT_TAKEN, Pair
 from orchestrator.request import Plan
+from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
-from orchestrator.upstream import DraftStream, Upstream
+from orchestrator.upstream import DraftStream
+from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
-from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2
+from tandem.v1 import block_pb2, distribution_pb2, draft_pb2
 
 _log = logging.getLogger(__name__)
 
-_ROUNDING = 1e-3  # by which a logarithm or an entropy of 0 may lie on the wrong side of it
+T = TypeVar("T")
+
+# Of the patience: by so much a round has to be slower than the target alone for the draft to be left.
+_MARGIN = 0.2
+# What full rows are taken to need before any were asked for.
+_ROWS_SECONDS = 0.5
 
 
 class DraftSide:
-    """One stream to the draft, or none any more."""
+    """One stream to a draft, or none for now. tokens: the text, as it grows."""
 
     def __init__(
         self,
         plan: Plan,
-        upstream: Upstream,
-        target_model: model_pb2.ModelInfo,
+        pair: Pair,
         settings: OrchestratorSettings,
+        tokens: Sequence[int],
         account: Account,
+        watch: Watch,
     ) -> None:
         self.is_full = False  # its context ends with the last block
-        self._continuation = block_pb2.Continuation(position=len(plan.prompt))  # what it has to be told
+        slack = settings.draft_patience_seconds
+        self.worth = Worth(slack * _MARGIN)
+        self._took_in = False
         self._plan = plan
-        self._upstream = upstream
-        self._target_model = target_model
+        self._pair = pair
+        self._target_model = pair.target.model
         self._settings = settings
+        self._tokens = tokens
         self._account = account
+        self._watch = watch
         self._stream: DraftStream | None = None
+        self._prefix = Prefix(tokens)
+        self._pending: asyncio.Task[Any] | None = None  # an answer that is late
+        self._loss: asyncio.TimerHandle | None = None  # when that is too late
+        self._return: Return | None = None
+        self._chunks = Chunks()
+        self._blocks = Patience(slack, settings.draft_timeout_seconds)
+        self._rows = Patience(slack, _ROWS_SECONDS)
+
+    def open(self) -> None:
+        """Does not wait for an answer. Raises TandemError where the models do not fit."""
+        assert self._pair.draft is not None
+        check_pair(draft=self._pair.draft.model, target=self._target_model)
+        self._opening = self._open_message()
+        self._stream = DraftStream.at(self._pair.draft)
+        self._stream.open(self._opening)
+
+    def _open_message(self) -> draft_pb2.DraftOpen:
+        return draft_pb2.DraftOpen(
+            handshake=make_handshake(self._target_model),
+            format=row_format(self._plan, self._settings),
+            **opening(self._plan, self._tokens),
+        )
+
+    # Whether there is one.
 
     @property
     def is_there(self) -> bool:
-        return self._stream is not None
+        """Whether the next round can have a block."""
+        return self._stream is not None and self._pending is None
 
-    def open(
-        self, model: model_pb2.ModelInfo, format: distribution_pb2.DistributionFormat, opening: dict[str, Any]
-    ) -> None:
-        """Does not wait for an answer. Raises TandemError where the models do not fit."""
-        check_pair(draft=model, target=self._target_model)
-        self._stream = self._upstream.draft_stream()
-        self._stream.open(draft_pb2.DraftOpen(handshake=make_handshake(self._target_model), format=format, **opening))
+    def absence(self) -> str:
+        """Why the target has to go on alone now; empty where there is a draft."""
+        self._look()
+        if self._stream is None:
+            return NO_DRAFT
+        if self._pending is not None:
+            return LATE
+        return SLOW if self.worth.left else ""
+
+    def chunk(self) -> int:
+        """Tokens for the target to make alone before there may be a draft again."""
+        if self.worth.left and self.is_there:
+            return self.worth.left
+        return self._chunks.next()
+
+    def _look(self) -> None:
+        """At what has come meanwhile."""
+        if self._pending is not None and self._pending.done():
+            answered, self._pending = self._pending, None
+            self._disarm()
+            if answered.cancelled():
+                self.lose(self._too_late())
+            elif (error := answered.exception()) is not None:
+                if not isinstance(error, TandemError):
+                    raise error
+                self.lose(error, is_told=True)
+        if self._return is not None and (found := self._return.take()) is not None:
+            self._stream, self._prefix = found
+            self._return = None
+            self.worth.anew()
+            _log.info("%s: a draft is there again", self._plan.request_id)
+
+    # Asking.
 
     async def block(
         self, round_number: int, position: int, limits: Limits, cap: int, clock: RoundClock
     ) -> block_pb2.Block:
-        """The next block, of at most `cap` candidates; an empty one where the draft has just been lost."""
+        """The next block, of at most `cap` candidates; an empty one where the draft is late or has just been lost."""
         assert self._stream is not None
         message = draft_pb2.DraftRound(
-            round=round_number, continuation=self._continuation, limits=limits_message(limits, cap)
+            round=round_number, continuation=self._prefix.continuation(), limits=limits_message(limits, cap)
         )
+        self._prefix.is_whole()  # once it has read this; what it makes of it may never be used
         try:
-            began = time.perf_counter()
-            async with asyncio.timeout(self._settings.draft_timeout_seconds):
-                drafted = await self._stream.round(message)
-            clock.draft.add(drafted.timing, time.perf_counter() - began)
-            self._check(drafted, round_number, position, cap)
+            with self._watch.exchange(DRAFT_BLOCK) as exchange:
+                asked = self._timed(self._round(message), cap)
+                drafted = await self._in_time(asked, self._blocks.seconds(cap), clock, exchange)
+                if drafted is None:
+                    return block_pb2.Block(position=position)
+                exchange.answered(drafted.timing)
+                clock.draft.add(drafted.timing, exchange.seconds)
         except TimeoutError:
-            self.lose(TandemError.draft_unavailable("took too long for a block"))
+            self.lose(self._too_late())
         except TandemError as error:
-            self.lose(error)
+            self.lose(error, is_told=True)
         else:
+            self._watch.received(drafted.block)
             self.is_full = drafted.stop == draft_pb2.DRAFT_STOP_CONTEXT
-            self._continuation = block_pb2.Continuation(position=position)
+            self._chunks.anew()
             return drafted.block
         return block_pb2.Block(position=position)
 
-    def committed(self, kept: int, follows: int) -> None:
-        """To be told with the next round: `kept` candidates of the last block, then this token and those after it."""
-        self._continuation.kept += kept
-        self._continuation.position += kept
-        self._continuation.token_ids.append(follows)
+    async def _timed(self, asked: Coroutine[Any, Any, draft_pb2.DraftedBlock], cap: int) -> draft_pb2.DraftedBlock:
+        """Also of an answer that is late: a draft that has become slower is not late for ever."""
+        began = time.perf_counter()
+        drafted = await asked
+        took = time.perf_counter() - began
+        if self._took_in:
+            self._blocks.saw(took, min(len(drafted.block.token_ids), cap))
+        else:  # and the prompt with it, which says little of the next ones
+            self._blocks.expects(took)
+        self._took_in = True
+        return drafted
+
+    async def _in_time(
+        self, asked: Coroutine[Any, Any, T], patience: float, clock: RoundClock, exchange: Exchange
+    ) -> T | None:
+        """The answer; None where it is late, and waited for in the background. Raises TimeoutError once the draft has
+        had all the time that it may take."""
+        most = self._settings.draft_timeout_seconds
+        task, patience = asyncio.ensure_future(asked), min(patience, most)
+        try:
+            done, _ = await asyncio.wait((task,), timeout=patience)
+        except asyncio.CancelledError:
+            _forget(task)
+            raise
+        if done:
+            return task.result()
+        clock.draft.waited(patience)
+        exchange.late()
+        if patience >= most:
+            _forget(task)
+            raise TimeoutError
+        self._pending = task
+        self._loss = asyncio.get_running_loop().call_later(most - patience, task.cancel)
+        return None
+
+    async def _round(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftedBlock:
+        """The block; of another draft where the one that was chosen does not take the sequence. Nothing has been said
+        to it then but what is said to the other."""
+        while True:
+            assert self._stream is not None and self._pair.draft is not None
+            try:
+                return await self._stream.round(message)
+            except TandemError as error:
+                if self._stream is None or self._stream.is_open or error.reason not in NOT_TAKEN:
+                    raise
+                if not self._pair.next_draft():
+                    raise
+                _log.info("%s: another draft is asked: %s", self._plan.request_id, error)
+            self._stream.close()
+            self._stream = DraftStream.at(self._pair.draft)
+            self._stream.open(self._opening)
 
     async def rows(
         self, round_number: int, indices: tuple[int, ...], clock: RoundClock
     ) -> list[distribution_pb2.FullRow] | None:
-        """Full rows of candidates of the last block; None where the draft is gone."""
-        if self._stream is None:
+        """Full rows of candidates of the last block; None where the draft is gone or late."""
+        if self._stream is None or self._pending is not None:
             return None
+        message = draft_pb2.DraftRows(round=round_number, indices=indices)
+        began = time.perf_counter()
         try:
-            began = time.perf_counter()
-            async with asyncio.timeout(self._settings.draft_timeout_seconds):
-                answer = await self._stream.rows(draft_pb2.DraftRows(round=round_number, indices=indices))
-            clock.draft.add(answer.timing, time.perf_counter() - began)
-            if tuple(row.index for row in answer.rows) != indices:
-                raise TandemError.draft_unavailable("answered with other rows than were asked for")
+            with self._watch.exchange(DRAFT_ROWS) as exchange:
+                asked = self._stream.rows(message)
+                answer = await self._in_time(asked, self._rows.seconds(len(indices)), clock, exchange)
+                if answer is None:
+                    return None
+                exchange.answered(answer.timing)
+                clock.draft.add(answer.timing, exchange.seconds)
         except TimeoutError:
-            self.lose(TandemError.draft_unavailable("took too long for full rows"))
+            self.lose(self._too_late())
         except TandemError as error:
-            self.lose(error)
+            self.lose(error, is_told=True)
         else:
+            self._rows.saw(time.perf_counter() - began, len(indices))
             return list(answer.rows)
         return None
 
-    def _check(self, drafted: draft_pb2.DraftedBlock, round_number: int, position: int, cap: int) -> None:
-        """A block that does not continue the text, or is not whole, must not reach the target."""
-        block, size = drafted.block, len(drafted.block.token_ids)
-        if (drafted.round, block.position) != (round_number, position):
-            raise TandemError.prefix_mismatch(
-                "the draft's block is for another place", expected=position, received=block.position
-            )
-        vocabulary = self._target_model.vocabulary_size
-        whole = len(block.log_probabilities) == len(block.entropies) == size <= cap
-        whole = whole and len(block.distributions) in (0, size)
-        numbers = [*(-value for value in block.log_probabilities), *block.entropies]
-        sane = all(-_ROUNDING < number < math.inf for number in numbers)  # NaN is not
-        if not (whole and sane) or any(token >= vocabulary for token in block.token_ids):
-            raise TandemError.draft_unavailable("answered with a malformed block")
+    def decided(self, kept: int) -> None:
+        """So many candidates of the last block are committed, and others after them."""
+        self._prefix.kept = kept
 
-    def lose(self, error: TandemError) -> None:
-        """The completion goes on with the target alone; but a pair that cannot fit is the operator's mistake."""
-        if error.reason in ("TOKENIZER_MISMATCH", "PROTOCOL_MISMATCH"):
+    def expects(self, seconds: float) -> None:
+        """What its first block is taken to need: as long as the target needed to take in the prompt and make a token,
+        which is the larger model."""
+        self._blocks.expects(seconds)
+
+    # Losing it.
+
+    def refuse(self, error: TandemError) -> None:
+        """The target refused what the draft had made; the one that made it is not used again here."""
+        if self._stream is None:  # it has been lost meanwhile
+            return
+        self._pair.avoid_draft()
+        self.lose(self._misled(f"drafted what the target refuses: {error.message}"), is_told=True)
+
+    def lose(self, error: TandemError, *, is_told: bool = False) -> None:
+        """The completion goes on with the target alone until another is there, or this one is back. is_told: whether
+        its replica knows. Raises `error` where it was the caller's time that ended."""
+        if error.reason == "DEADLINE_EXCEEDED":
             raise error
         _log.warning("%s: going on without a draft: %s", self._plan.request_id, error)
         self._account.draft_failures += 1
-        self._upstream.forget("draft")
-        self.close()
+        assert self._pair.draft is not None
+        if not is_told:
+            self._pair.draft.replica.told(error)
+        self._pair.draft.release()
+        self._end()
+        self._chunks.anew()
+        self._return = Return(self._pair, self._open_message, self._tokens, self._settings)
+
+    def _misled(self, problem: str) -> TandemError:
+        error = TandemError.draft_unavailable(problem)
+        assert self._pair.draft is not None
+        self._pair.draft.replica.misled(error)
+        return error
+
+    def _too_late(self) -> TandemError:
+        return TandemError.draft_unavailable("took too long to answer")
 
     def close(self) -> None:
+        """For good."""
+        if self._return is not None:
+            self._return.close()
+            self._return = None
+        self._end()
+
+    def _end(self) -> None:
+        self._disarm()
+        if self._pending is not None:
+            _forget(self._pending)
+            self._pending = None
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+    def _disarm(self) -> None:
+        if self._loss is not None:
+            self._loss.cancel()
+            self._loss = None
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Whatever becomes of it."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.cancel()
 
 
 def limits_message(limits: Limits, cap: int) -> draft_pb2.DraftLimits:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from orchestrator.acceptance import AcceptRule
 from orchestrator.conversation import tokenize_chat
 from orchestrator.policy import build_accept_rule, build_stop_rule
+from orchestrator.resuming import check_resumable, resumed_tokens, spent
 from orchestrator.stopping import Experience, StopRule
 from tandem.grammars import GrammarError, Grammars
 from tandem.rpc.errors import TandemError
@@ -21,7 +22,7 @@ from tandem.v1 import completion_pb2, grammar_pb2, model_pb2, sampling_pb2
 DEFAULT_MAX_TOKENS = 1024
 _MAX_STOPS = 16
 _MAX_REQUEST_ID = 128
-_MOST_CHOICES = 64
+MOST_CHOICES = 64
 _MOST_LOG_PROBABILITIES = 20
 
 
@@ -36,6 +37,7 @@ class Speculation:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One completion of a validated request. choice: which of its n; prompt_text: set where it is to be shown.
+    resumed: tokens that it has already, made elsewhere; max_tokens and min_tokens count them.
 
     log_probabilities: how many of the likeliest tokens to name beside each; None for no log-probabilities.
     """
@@ -57,6 +59,12 @@ class Plan:
     log_probabilities: int | None
     priority: int
     audit: bool
+    resumed: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All that is there when decoding begins."""
+        return self.prompt + self.resumed
 
     @property
     def is_greedy(self) -> bool:
@@ -71,11 +79,15 @@ def plan(
     grammars: Grammars | None = None,
     path: str = "",
     experience: Experience | None = None,
+    most_prompt_tokens: int | None = None,
+    most_tokens: int | None = None,
 ) -> list[Plan]:
     """Checks every field of `request`; a plan for each of its n completions.
 
     grammars: the tokenizer's. path: put before field names, as `completion.`. experience: what completions have learnt
-    together; None to start anew. Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
+    together; None to start anew. most_prompt_tokens: that a prompt may have, where the context does not say it.
+    most_tokens: to generate where the request does not say how many. Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG
+    or NOT_SUPPORTED.
     """
     check_known(request, path=path)
     vocabulary = target.vocabulary_size
@@ -83,6 +95,9 @@ def plan(
     context = target.context_length or 2**31
     if len(prompt) + 1 > context:
         raise TandemError.prompt_too_long(len(prompt), context, field=f"{path}{request.WhichOneof('prompt')}")
+    if most_prompt_tokens is not None and len(prompt) > most_prompt_tokens:
+        field = f"{path}{request.WhichOneof('prompt')}"
+        raise TandemError.prompt_over_limit(len(prompt), most_prompt_tokens, field=field)
     check_sampling(request.sampling, path=f"{path}sampling", vocabulary_size=vocabulary)
     check_token_ids(request.stop_token_ids, path=f"{path}stop_token_ids", vocabulary_size=vocabulary)
     check_priority(request.priority, path=f"{path}priority")
@@ -90,15 +105,19 @@ def plan(
     stop_tokens = frozenset(request.stop_token_ids)
     if not request.ignore_end_tokens:
         stop_tokens |= ends
-    has_grammar = _check_grammar(request, grammars or Grammars(tokenizer), ends, path)
-    max_tokens = _max_tokens(request, path)
+    grammars = grammars or Grammars(tokenizer)
+    has_grammar = _check_grammar(request, grammars, ends, path)
+    max_tokens = _max_tokens(request, path, most_tokens)
+    is_resumed, most = request.HasField("resume"), min(max_tokens, context - len(prompt))
+    if is_resumed:
+        check_resumable(request, path)
     has_seed = request.sampling.HasField("seed")
     first = Plan(
         request_id=_request_id(request, path),
         choice=0,
         prompt=prompt,
-        prompt_text=_prompt_text(request, prompt, tokenizer) if request.echo else None,
-        max_tokens=min(max_tokens, context - len(prompt)),
+        prompt_text=_prompt_text(request, prompt, tokenizer) if request.echo and not is_resumed else None,
+        max_tokens=most,
         min_tokens=_min_tokens(request, max_tokens, stop_tokens, vocabulary, path),
         sampling=request.sampling,
         seed=request.sampling.seed if has_seed else secrets.randbits(63),
@@ -111,6 +130,9 @@ def plan(
         log_probabilities=_log_probabilities(request, path),
         priority=request.priority,
         audit=request.audit,
+        resumed=resumed_tokens(
+            request, most=most, vocabulary=vocabulary, ends=ends, grammars=grammars, path=path
+        ),
     )
     return [
         replace(first, choice=choice, speculation=_speculation(request, path, experience))
@@ -142,9 +164,9 @@ def _prompt_text(request: completion_pb2.CompleteRequest, prompt: tuple[int, ...
     return request.text or tokenizer.decode(prompt, skip_special_tokens=False)
 
 
-def _max_tokens(request: completion_pb2.CompleteRequest, path: str) -> int:
+def _max_tokens(request: completion_pb2.CompleteRequest, path: str, most: int | None) -> int:
     if not request.HasField("max_tokens"):
-        return DEFAULT_MAX_TOKENS
+        return min(DEFAULT_MAX_TOKENS, most or DEFAULT_MAX_TOKENS)
     if request.max_tokens < 1:
         raise TandemError.invalid_field(f"{path}max_tokens", f"must be at least 1, not {request.max_tokens}")
     return request.max_tokens
@@ -188,8 +210,8 @@ def _check_grammar(
 def _choices(request: completion_pb2.CompleteRequest, path: str) -> int:
     if not request.HasField("n"):
         return 1
-    if not 1 <= request.n <= _MOST_CHOICES:
-        raise TandemError.invalid_field(f"{path}n", f"must lie in [1, {_MOST_CHOICES}], not {request.n}")
+    if not 1 <= request.n <= MOST_CHOICES:
+        raise TandemError.invalid_field(f"{path}n", f"must lie in [1, {MOST_CHOICES}], not {request.n}")
     if request.n > 1 and request.sampling.temperature == 0:
         raise TandemError.invalid_field(f"{path}n", "must be 1 at temperature 0: all would be the same")
     return request.n
@@ -217,7 +239,8 @@ def _speculation(
                 raise TandemError.invalid_field(f"{where}.{field}", "must be unset where speculation is off")
         return None
     greedy = request.sampling.temperature == 0
-    accept = build_accept_rule(policy.accept, greedy=greedy, path=f"{where}.accept")
+    asked = spent(policy.accept) if request.resume.ids else policy.accept
+    accept = build_accept_rule(asked, greedy=greedy, path=f"{where}.accept")
     key = accept.name, greedy
     return Speculation(build_stop_rule(policy.stop, path=f"{where}.stop", experience=experience, key=key), accept)
 

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import grpc
 
 from orchestrator.completions import Completions
+from orchestrator.deadline import due
+from orchestrator.upstream import Upstream
+from tandem.rpc.server import Server
 from tandem.v1 import completion_pb2, completion_pb2_grpc
+
+SERVICE_NAME = "tandem.v1.CompletionService"
+
+
+@asynccontextmanager
+async def completion_service(server: Server, completions: Completions, upstream: Upstream) -> AsyncGenerator[None]:
+    """Adds the service to a server that has not started yet. Its health follows that of the targets; the server's own
+    (the empty name) does not, so that nobody ends an orchestrator that only waits for a target."""
+    server.add(
+        completion_pb2_grpc.add_CompletionServiceServicer_to_server,
+        CompletionServicer(completions),
+        SERVICE_NAME,
+        serving=False,
+    )
+
+    async def follow() -> None:
+        async with aclosing(upstream.readiness()) as changes:
+            async for is_ready in changes:
+                await server.set_serving(SERVICE_NAME, is_ready)
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
 
 
 class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
@@ -20,14 +50,16 @@ class CompletionServicer(completion_pb2_grpc.CompletionServiceServicer):
     async def Complete(
         self, request: completion_pb2.CompleteRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
-        async with aclosing(self._completions.stream(request)) as responses:
-            async for response in responses:
-                yield response
+        with due(context.time_remaining()):
+            async with aclosing(self._completions.stream(request)) as responses:
+                async for response in responses:
+                    yield response
 
     async def CompleteOnce(
         self, request: completion_pb2.CompleteOnceRequest, context: grpc.aio.ServicerContext
     ) -> completion_pb2.CompleteOnceResponse:
-        return await self._completions.once(request.completion, path="completion.")
+        with due(context.time_remaining()):
+            return await self._completions.once(request.completion, path="completion.")
 
     async def GetModels(
         self, request: completion_pb2.GetModelsRequest, context: grpc.aio.ServicerContext

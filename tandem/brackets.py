@@ -75,7 +75,8 @@ def stack(rows: Sequence[CompressedRow], device: torch.device) -> Heads:
     masses = [row.tail_mass for row in rows]
     least = q.amin(-1)
     tails = [
-        Tail(index, length, min(_MANY, int(mass / (entry * (1 + _ROUNDING)))))
+        # An entry may be so small that its share of the tail is no number.
+        Tail(index, length, int(mass / (entry * (1 + _ROUNDING))) if mass < entry * _MANY else _MANY)
         for index, (length, mass, entry) in enumerate(zip(lengths, masses, least.tolist(), strict=True))
         if mass > 0
     ]

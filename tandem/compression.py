@@ -58,8 +58,8 @@ class CompressedRow:
             raise ValueError("a token id occurs twice")
         if not (logs[1:] <= logs[:-1]).all() or not (logs[0] <= 0 and logs[-1] >= _LEAST_LOG):
             raise ValueError("log-probabilities must be finite, at most 0 and not rise")
-        if not 0 <= tail_mass <= 1:
-            raise ValueError(f"tail mass must be in [0, 1], not {tail_mass}")
+        if not 0 <= tail_mass < 1:  # what is listed has some of it
+            raise ValueError(f"tail mass must be in [0, 1), not {tail_mass}")
         return cls(torch.from_numpy(ids), half_from_bytes(log_probs), tail_mass)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from tandem.grammars import GrammarError
-from tandem.inference.engine import EngineClosedError, EngineFullError
+from tandem.inference.engine import DeadlinePassedError, EngineClosedError, EngineFullError
 from tandem.inference.runner import CacheTooSmallError, ContextFullError
 from tandem.rpc.errors import TandemError
 from tandem.sampling import NotFiniteError
@@ -28,7 +28,10 @@ def reported(side: str) -> Iterator[None]:
     except CacheTooSmallError as error:
         raise TandemError.out_of_memory(f"{side}: {error}; its --cache-bytes sets the size") from error
     except EngineFullError as error:
-        raise TandemError.overloaded(f"{side}: {error}", retry_after=error.retry_after) from error
+        told, limit = f"{side}: {error}", {"limit": error.limit}
+        raise TandemError.overloaded(told, retry_after=error.retry_after, metadata=limit) from error
+    except DeadlinePassedError as error:  # gRPC says the same to the caller, a moment sooner or later
+        raise TandemError.deadline_exceeded() from error
     except EngineClosedError as error:
         raise TandemError.shutting_down() from error
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -15,10 +15,12 @@ from tandem.v1 import block_pb2
 
 @dataclass(slots=True)
 class Progress:
-    """tokens: prompt and everything committed since. candidates: the last block, not committed yet."""
+    """tokens: prompt and everything committed since. most_tokens: that there may be. candidates: the last block, not
+    committed yet."""
 
     tokens: list[int]
     vocabulary_size: int
+    most_tokens: int
     round: int = -1  # of the last message that was answered; callers may count from 0
     candidates: list[int] = field(default_factory=list)
 
@@ -37,7 +39,7 @@ class Progress:
         Returns how many leading tokens of the sequence a cache may keep: what was there before the last block and
         its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
         """
-        kept, follows = continuation.kept, list(continuation.token_ids)
+        kept, count = continuation.kept, len(continuation.token_ids)
         if kept > len(self.candidates):
             raise TandemError.invalid_field(
                 f"{path}.kept", f"is {kept}, but the last block has {len(self.candidates)} candidates"
@@ -47,6 +49,11 @@ class Progress:
             raise TandemError.prefix_mismatch(
                 f"{path} does not go on where the sequence is", expected=expected, received=continuation.position
             )
+        if expected + count > self.most_tokens:
+            raise TandemError.invalid_field(
+                f"{path}.token_ids", f"{count} more after {expected} exceed the {self.most_tokens} that there may be"
+            )
+        follows = list(continuation.token_ids)
         check_token_ids(follows, path=f"{path}.token_ids", vocabulary_size=self.vocabulary_size)
         self.tokens += self.candidates[:kept] + follows
         self.candidates = []

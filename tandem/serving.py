@@ -29,6 +29,7 @@ def run_service(name: str, serve: Callable[[], Coroutine[None, None, None]]) -> 
     """Runs `serve` to its end; what is wrong with the configuration is one line and exit code 2."""
     from tandem.models import ModelError
     from tandem.rpc.server import ListenError
+    from tandem.rpc.tls import TlsError
     from tandem.tokenization import TokenizationError
 
     # While modules and models load; from its start on, the server handles signals itself.
@@ -36,7 +37,7 @@ def run_service(name: str, serve: Callable[[], Coroutine[None, None, None]]) -> 
         signal.signal(number, _end)
     try:
         asyncio.run(serve())
-    except (ModelError, TokenizationError, ListenError) as error:
+    except (ModelError, TokenizationError, ListenError, TlsError) as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(USAGE_ERROR) from None
 

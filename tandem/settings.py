@@ -9,9 +9,10 @@ import signal
 import stat
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -24,7 +25,9 @@ from pydantic_settings import (
 )
 
 from tandem import __version__
-from tandem.rpc.channels import check_endpoint
+from tandem.rpc.channels import MAX_MESSAGE_BYTES, check_endpoint
+from tandem.rpc.limits import MAX_STREAMS
+from tandem.rpc.tls import ServerTls, TlsError, both
 
 #: Exit code for a configuration that cannot be used, as argparse has it.
 USAGE_ERROR = 2
@@ -43,14 +46,45 @@ def _none(value: object) -> object:
     return None if value in ("", "none") else value
 
 
+def _otlp(value: str) -> str:
+    """HOST:PORT, with or without http:// or https:// before it."""
+    check_endpoint(value.removeprefix("http://").removeprefix("https://").rstrip("/"))
+    from tandem.telemetry.tracing import tracing_is_installed  # only where it is asked for
+
+    if not tracing_is_installed():
+        raise ValueError("needs packages that are not installed: pip install 'tandem-serving[tracing]'")
+    return value
+
+
+#: A port; `none` or empty where there is to be none.
+OptionalPort = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_none)]
+
+def _split_some(value: object) -> object:
+    parts = _split(value)
+    if parts == []:
+        raise ValueError("names no endpoint; write HOST:PORT, as 127.0.0.1:7001")
+    return parts
+
+
+def _split_or_none(value: object) -> object:
+    parts = _split(() if value is None else value)
+    return () if parts == ["none"] else parts
+
+
 #: HOST:PORT of one service.
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 
 #: HOST:PORT of a service that can be done without; `none` or empty where there is none.
 OptionalEndpoint = Annotated[Endpoint | None, BeforeValidator(_none)]
 
+#: A file; `none` or empty where there is none.
+OptionalFile = Annotated[Path | None, BeforeValidator(_none)]
+
 #: One or more endpoints, comma-separated in a variable; a flag may also be given several times.
-Endpoints = Annotated[tuple[Endpoint, ...], NoDecode, BeforeValidator(_split)]
+Endpoints = Annotated[tuple[Endpoint, ...], NoDecode, BeforeValidator(_split_some)]
+
+#: The same of a service that can be done without; `none` or empty where there is none.
+OptionalEndpoints = Annotated[tuple[Endpoint, ...], NoDecode, BeforeValidator(_split_or_none)]
 
 
 class ServiceSettings(BaseSettings):
@@ -72,6 +106,59 @@ class ServiceSettings(BaseSettings):
         description="File descriptor that gets the bound port and a line break once the service listens. If it is a"
         " socket, the service stops when the other end closes it.",
     )  # fmt: skip
+    metrics_port: OptionalPort = Field(
+        None,
+        description="Port of GET /metrics for Prometheus, on the same address; 0 takes a free one, none serves none.",
+    )
+    log_format: Literal["console", "json"] = Field("console", description="Lines for people, or JSON for programs.")
+    otlp_endpoint: Annotated[Annotated[str, AfterValidator(_otlp)] | None, BeforeValidator(_none)] = Field(
+        None,
+        description="Where OpenTelemetry traces are sent, over OTLP by gRPC: HOST:PORT, or https://HOST:PORT for TLS;"
+        " none makes no traces.",
+    )
+    trace_share: float = Field(
+        1.0, ge=0, le=1, description="Share of requests that are traced, of those whose callers have not decided it."
+    )
+    tls_certificate: OptionalFile = Field(
+        None,
+        description="PEM file with the server's certificate and those that lead to its authority; it and the other TLS"
+        " files are read again when they change. Without one connections are plain.",
+    )
+    tls_key: OptionalFile = Field(None, description="PEM file with the private key of --tls-certificate.")
+    tls_client_ca: OptionalFile = Field(
+        None, description="PEM file with the authorities of callers, who must then show a certificate (mutual TLS)."
+    )
+    max_message_bytes: ByteSize = Field(
+        ByteSize(MAX_MESSAGE_BYTES), ge=1024, le=2**31 - 1, description="Largest gRPC message that is taken, as 64MiB."
+    )
+    max_streams: int = Field(
+        MAX_STREAMS, ge=1, description="Calls that may be open at once on a port; more are told to come back."
+    )
+
+    def server_tls(self) -> ServerTls | None:
+        """None for plain connections. Raises TlsError where one of the files is missing beside the others."""
+        if self.tls_certificate is None and self.tls_key is None and self.tls_client_ca is None:
+            return None
+        return ServerTls(*both(self.tls_certificate, self.tls_key), self.tls_client_ca)
+
+    def server_options(self) -> dict[str, Any]:
+        """What `Server` takes besides its address."""
+        return {
+            "grace_seconds": self.grace_seconds,
+            "tls": self.server_tls(),
+            "max_message_bytes": int(self.max_message_bytes),
+            "max_streams": self.max_streams,
+        }
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        """Before a model is loaded for nothing."""
+        try:
+            if tls := self.server_tls():
+                tls.read()
+        except TlsError as error:
+            raise unusable_file(self, "tls", error) from error
+        return self
 
     def announce(self, port: int) -> None:
         """Tells whoever started this process that it listens. Needs a running event loop."""
@@ -149,6 +236,13 @@ def _explain(cls: type[ServiceSettings], detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{where} is needed: {cls.model_fields[name].description}"
     return f"{where} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def unusable_file(settings: BaseSettings, prefix: str, error: TlsError) -> ValueError:
+    """Names the flag and the variable. prefix: what the names of the settings have before the field's."""
+    name = f"{prefix}_{error.field}"
+    value = "" if error.path is None else f" is {str(error.path)!r}:"
+    return ValueError(f"{_flag(name)} ({_variable(type(settings), name)}){value} {error.problem}")
 
 
 def _flag(field: str) -> str:

@@ -18,6 +18,11 @@ from tandem.rpc.sampling import check_priority, check_rule, check_sampling, chec
 from tandem.sampling import SamplingParams
 from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2, sampling_pb2, target_pb2
 
+# Tokens that may end a text, where the vocabulary does not say how many there are.
+_MOST_ENDS = 1 << 20
+# Of a distribution, as orchestrators ask for at most: a block of the longest then fits a message.
+_MOST_ENTRIES = 65536
+
 
 def sampling_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
     """Unset fields get the value that changes nothing. The message has been checked."""
@@ -58,6 +63,13 @@ def check_opening(message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, *, path:
     tokens = message.prompt_token_ids
     if not tokens:
         raise TandemError.invalid_field(f"{path}.prompt_token_ids", "is empty")
+    if message.format.max_entries > _MOST_ENTRIES:  # of which a block has many
+        raise TandemError.invalid_field(
+            f"{path}.format.max_entries", f"must be at most {_MOST_ENTRIES}, not {message.format.max_entries}"
+        )
+    for field in ("stop_token_ids", "grammar_end_token_ids"):
+        if len(getattr(message, field)) > min(vocabulary_size, _MOST_ENDS):
+            raise TandemError.invalid_field(f"{path}.{field}", "has more tokens than there are")
     check_token_ids(tokens, path=f"{path}.prompt_token_ids", vocabulary_size=vocabulary_size)
     if message.prompt_length > len(tokens):
         raise TandemError.invalid_field(
@@ -125,6 +137,9 @@ def load_message(load: EngineLoad) -> model_pb2.Load:
         waiting_blocks=load.waiting,
         cache_bytes=load.cache_bytes,
         cache_capacity_bytes=load.cache_capacity_bytes,
+        queued_sessions=load.queued,
+        max_sessions=load.max_sequences,
+        max_queue=load.max_queue,
     )
 
 

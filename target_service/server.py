@@ -16,6 +16,8 @@ from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
 from tandem.rpc.sampling import check_token_ids
+from tandem.telemetry.services import ModelTelemetry
+from tandem.telemetry.sessions import Session, end_block
 from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
     check_opening,
@@ -46,10 +48,21 @@ _RULES = {
 class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     """Serves one model through one engine."""
 
-    def __init__(self, engine: Engine, info: model_pb2.ModelInfo, grammars: Grammars) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        info: model_pb2.ModelInfo,
+        grammars: Grammars,
+        telemetry: ModelTelemetry | None = None,
+    ) -> None:
+        """telemetry: its own where there is none."""
         self._engine = engine
         self._info = info
         self._grammars = grammars
+        self._telemetry = telemetry or ModelTelemetry("target")
+        self._telemetry.serves(info, engine.load)
+        if self._telemetry.is_read:
+            engine.attach(self._telemetry)
         self._stale_messages = 0
 
     async def Verify(
@@ -60,16 +73,19 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             return
         if first.WhichOneof("kind") != "open":
             raise TandemError.unexpected_message("the first message of a stream must be `open`")
-        check_handshake(first.open.handshake, self._info, side="target")
-        spec = await self._spec(first.open)
-        with reported("target"):
-            sequence = await self._engine.open(first.open.priority)
+        with self._telemetry.session(first.open.request_id) as seen, reported("target"):
+            check_handshake(first.open.handshake, self._info, side="target")
+            spec = await self._spec(first.open)
+            sequence = await self._engine.open(
+                first.open.priority, tokens=len(spec.tokens), within=context.time_remaining()
+            )
+            seen.opened()
             session = TargetSession(self._engine, sequence, spec, self._info.vocabulary_size)
             try:
                 yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
-                progress = Progress(list(spec.tokens), self._info.vocabulary_size)
+                progress = Progress(list(spec.tokens), self._info.vocabulary_size, self._info.context_length)
                 async for request in request_iterator:
-                    async with aclosing(self._answer(request, session, progress)) as responses:
+                    async with aclosing(self._answer(request, session, progress, seen)) as responses:
                         async for response in responses:
                             yield response
             finally:
@@ -102,7 +118,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         )
 
     async def _answer(
-        self, request: target_pb2.VerifyRequest, session: TargetSession, progress: Progress
+        self, request: target_pb2.VerifyRequest, session: TargetSession, progress: Progress, seen: Session
     ) -> AsyncGenerator[target_pb2.VerifyResponse]:
         kind = request.WhichOneof("kind")
         if kind == "resolve":
@@ -112,15 +128,16 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         elif progress.is_stale(getattr(request, kind).round):
             self._stale_messages += 1
         elif kind == "round":
-            yield target_pb2.VerifyResponse(verified=await self._verify(request.round, session, progress))
+            yield target_pb2.VerifyResponse(verified=await self._verify(request.round, session, progress, seen))
         else:
-            async with aclosing(self._generate(request.generate, session, progress)) as responses:
+            async with aclosing(self._generate(request.generate, session, progress, seen)) as responses:
                 async for response in responses:
                     yield response
 
     async def _verify(
-        self, message: target_pb2.VerifyRound, session: TargetSession, progress: Progress
+        self, message: target_pb2.VerifyRound, session: TargetSession, progress: Progress, seen: Session
     ) -> target_pb2.VerifiedBlock:
+        span = seen.block()
         candidates = list(message.block.token_ids)
         rows = self._check_block(message.block, session.spec.rule)
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
@@ -132,6 +149,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             )
         verified = await session.verify(progress.tokens, cached, candidates, rows)
         progress.candidates = candidates
+        end_block(span, message.round, len(candidates), verified.timing)
         return _verified_message(message.round, progress.position, verified)
 
     def _check_block(self, block: block_pb2.Block, rule: Rule) -> list[CompressedRow] | None:
@@ -139,6 +157,10 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         size, vocabulary = len(block.token_ids), self._info.vocabulary_size
         if size > _MAX_BLOCK:
             raise TandemError.invalid_field("round.block.token_ids", f"has {size} candidates; at most {_MAX_BLOCK}")
+        if len(block.distributions) > size:  # before any of them is read
+            raise TandemError.invalid_field(
+                "round.block.distributions", f"has {len(block.distributions)} entries for {size} candidates"
+            )
         check_token_ids(block.token_ids, path="round.block.token_ids", vocabulary_size=vocabulary)
         rows = compressed_rows(
             block.distributions, path="round.block.distributions", vocabulary_size=vocabulary
@@ -164,6 +186,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.unexpected_message(
                 f"the block of round {message.round} is gone; the last one is of round {progress.round}"
             )
+        if len(message.rows) > len(progress.candidates):
+            raise TandemError.invalid_field("resolve.rows", f"has more rows than {len(progress.candidates)} candidates")
         indices = [row.index for row in message.rows]
         if len(set(indices)) < len(indices):
             raise TandemError.invalid_field("resolve.rows", "names a candidate twice")
@@ -191,7 +215,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         )
 
     async def _generate(
-        self, message: target_pb2.Generate, session: TargetSession, progress: Progress
+        self, message: target_pb2.Generate, session: TargetSession, progress: Progress, seen: Session
     ) -> AsyncGenerator[target_pb2.VerifyResponse]:
         if message.max_tokens < 1:
             raise TandemError.invalid_field("generate.max_tokens", "must be at least 1")
@@ -201,25 +225,27 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.invalid_field("generate", "the context is full")
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
-        async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room))) as generated:
-            async for token, timing in generated:
-                position = progress.position
-                progress.tokens.append(token.token_id)
-                is_last = position == last_position or token.token_id in session.spec.stop_token_ids
-                yield target_pb2.VerifyResponse(
-                    generated=target_pb2.GeneratedToken(
-                        round=message.round,
-                        position=position,
-                        token_id=token.token_id,
-                        log_probability=token.log_probability,
-                        entropy=token.entropy,
-                        last=is_last,
-                        distribution=row_message(token.row) if token.row is not None else None,
-                        timing=timing_message(timing),
-                        model_log_probability=token.model.log_probability if token.model else None,
-                        top=_top_message(token.model) if token.model and token.model.top_ids else None,
+        with seen.generation(message.round) as made:
+            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room))) as generated:
+                async for token, timing in generated:
+                    made.add(timing)
+                    position = progress.position
+                    progress.tokens.append(token.token_id)
+                    is_last = position == last_position or token.token_id in session.spec.stop_token_ids
+                    yield target_pb2.VerifyResponse(
+                        generated=target_pb2.GeneratedToken(
+                            round=message.round,
+                            position=position,
+                            token_id=token.token_id,
+                            log_probability=token.log_probability,
+                            entropy=token.entropy,
+                            last=is_last,
+                            distribution=row_message(token.row) if token.row is not None else None,
+                            timing=timing_message(timing),
+                            model_log_probability=token.model.log_probability if token.model else None,
+                            top=_top_message(token.model) if token.model and token.model.top_ids else None,
+                        )
                     )
-                )
 
     async def GetTargetModel(
         self, request: target_pb2.GetTargetModelRequest, context: grpc.aio.ServicerContext

@@ -21,6 +21,10 @@ from tandem.transfers import portions
 from target_service.log_probabilities import BlockLogProbabilities, log_probabilities
 from target_service.verification import Block, BlockNumbers, Rule, Token, next_tokens, verify_many
 
+# Of what is made of a sequence's text before it is read; and about how much of it a token takes.
+_MOST_WAITING_BYTES = 4 << 20
+_TOKEN_BYTES, _TOP_BYTES = 512, 64
+
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
@@ -98,13 +102,30 @@ class TargetSession:
     async def generate(
         self, tokens: Sequence[int], cached: int, max_tokens: int
     ) -> AsyncGenerator[tuple[Token, Timing]]:
-        """Plain decoding: yields up to max_tokens tokens, ending after a stop token."""
+        """Plain decoding: yields up to max_tokens tokens, ending after a stop token.
+
+        The engine does not wait for a reader. So that one who never reads does not gather what is made for it, a piece
+        of the text is made, and read, after the other.
+        """
         self._set_history(tokens, cached)
         self._log_p = None
-        work = _Generation(self, tokens, cached, max_tokens)
-        async with aclosing(self._engine.stream(work)) as items:
-            async for item in items:
-                yield item
+        text = list(tokens)
+        while max_tokens > 0:
+            size = min(max_tokens, self._most_ahead)
+            async with aclosing(self._engine.stream(_Generation(self, text, cached, size))) as items:
+                async for item in items:
+                    text.append(item[0].token_id)
+                    yield item
+            if text[-1] in self.spec.stop_token_ids:
+                return
+            max_tokens, cached = max_tokens - size, len(text)
+
+    @property
+    def _most_ahead(self) -> int:
+        """Tokens that may wait for a reader."""
+        entries = min(self.spec.max_entries, self._chain.vocabulary_size)
+        each = _TOKEN_BYTES + 6 * entries + _TOP_BYTES * (self.spec.log_probabilities or 0)
+        return max(1, _MOST_WAITING_BYTES // each)
 
     async def close(self) -> None:
         await self._engine.release(self._sequence)

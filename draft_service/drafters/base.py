@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow
+from tandem.inference.engine import EngineLoad
+from tandem.inference.observer import EngineObserver
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import SamplingParams
@@ -20,7 +22,8 @@ from tandem.v1 import block_pb2, draft_pb2, model_pb2, sampling_pb2
 class SequenceSpec:
     """How a sequence was opened. prompt_length: how many of `tokens` penalties take for the prompt. max_entries and
     mass: what to send of each distribution; 0 entries send none. constraint: what the text may be; the sequence's own.
-    priority: who goes first, larger numbers before smaller ones."""
+    priority: who goes first, larger numbers before smaller ones. within: seconds that its caller waits; None where it
+    has not said so."""
 
     tokens: tuple[int, ...]
     prompt_length: int
@@ -32,6 +35,7 @@ class SequenceSpec:
     mass: float
     constraint: Constraint | None = None
     priority: int = 0
+    within: float | None = None
 
 
 @dataclass(slots=True)
@@ -73,7 +77,11 @@ class Drafter(Protocol):
 
     async def open(self, spec: SequenceSpec) -> DraftSequence: ...
 
-    def load(self) -> model_pb2.Load: ...
+    def load(self) -> EngineLoad: ...
+
+    def observe(self, observer: EngineObserver) -> None:
+        """Tells it of the engine's steps, where there is an engine."""
+        ...
 
     async def start(self) -> None: ...
 

@@ -78,10 +78,11 @@ def check_limits(limits: draft_pb2.DraftLimits, *, path: str) -> None:
         if not value >= 0:  # nor is NaN
             raise TandemError.invalid_field(f"{path}.min_survival[{index}]", f"must not be negative, as {value} is")
     where, curve = f"{path}.acceptance_curve", limits.acceptance_curve
-    knots = list(curve.entropies)
-    if not 1 <= len(knots) <= _MAX_KNOTS or len(curve.acceptances) != len(knots):
-        counts = f"{len(knots)} entropies and {len(curve.acceptances)} acceptances"
+    size = len(curve.entropies)
+    if not 1 <= size <= _MAX_KNOTS or len(curve.acceptances) != size:
+        counts = f"{size} entropies and {len(curve.acceptances)} acceptances"
         raise TandemError.invalid_field(where, f"needs 1 to {_MAX_KNOTS} knots of both kinds; it has {counts}")
+    knots = list(curve.entropies)
     grows = all(one < other for one, other in zip(knots, knots[1:], strict=False))
     if not (0 <= knots[0] and math.isfinite(knots[-1]) and grows):
         raise TandemError.invalid_field(f"{where}.entropies", "must be finite, not negative, and grow")

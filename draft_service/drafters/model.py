@@ -11,12 +11,13 @@ from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec,
 from draft_service.drafters.drawing import Draw, Drawn, draw_many
 from draft_service.drafters.limits import Limiter
 from tandem.inference import runner
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineLoad
+from tandem.inference.observer import EngineObserver
 from tandem.inference.work import SingleWork
 from tandem.sampling import History, NotFiniteError, SamplingChain, log_probs_batch
 from tandem.transfers import portions
 from tandem.v1 import draft_pb2, model_pb2
-from tandem.wire import load_message, timing_message
+from tandem.wire import timing_message
 
 
 class ModelDrafter:
@@ -30,10 +31,14 @@ class ModelDrafter:
         self._engine.start()
 
     async def open(self, spec: SequenceSpec) -> DraftSequence:
-        return ModelSequence(self._engine, await self._engine.open(spec.priority), spec, self.info)
+        sequence = await self._engine.open(spec.priority, tokens=len(spec.tokens) - 1, within=spec.within)
+        return ModelSequence(self._engine, sequence, spec, self.info)
 
-    def load(self) -> model_pb2.Load:
-        return load_message(self._engine.load())
+    def load(self) -> EngineLoad:
+        return self._engine.load()
+
+    def observe(self, observer: EngineObserver) -> None:
+        self._engine.attach(observer)
 
     async def close(self) -> None:
         await self._engine.close()

@@ -6,6 +6,7 @@ point mass, so every exact rule stays exact: it accepts x with probability p(x) 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -15,9 +16,13 @@ from torch import Tensor
 from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.limits import Limiter
 from tandem.distributions import CompressedRow
+from tandem.inference.engine import EngineLoad
+from tandem.inference.observer import EngineObserver
 from tandem.v1 import block_pb2, draft_pb2, model_pb2
 
 _LONGEST = 3
+# Tokens that are looked at while others wait: some milliseconds.
+_MOST_AT_ONCE = 4096
 _POINT_MASS = torch.zeros(1, dtype=torch.float16)
 
 
@@ -35,8 +40,11 @@ class PromptLookupDrafter:
         self._open += 1
         return PromptLookupSequence(self, spec)
 
-    def load(self) -> model_pb2.Load:
-        return model_pb2.Load(sessions=self._open)
+    def load(self) -> EngineLoad:
+        return EngineLoad(self._open, waiting=0, cache_bytes=0, cache_capacity_bytes=0, preemptions=0)
+
+    def observe(self, observer: EngineObserver) -> None:
+        """There are no steps."""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -58,7 +66,10 @@ class PromptLookupSequence:
         self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
     ) -> Candidates:
         started = time.perf_counter()
-        self._index(tokens)
+        if len(tokens) - self._indexed > _MOST_AT_ONCE:
+            await asyncio.to_thread(self._index, tokens)  # others are served meanwhile
+        else:
+            self._index(tokens)
         block, limiter = Candidates(stop=draft_pb2.DRAFT_STOP_NO_PROPOSAL), Limiter(limits)
         for token in self._continuation(tokens, limits.max_tokens):
             block.token_ids.append(token)

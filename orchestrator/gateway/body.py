@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from email.message import Message
 from typing import Any
 
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
+from orchestrator.deadline import DEADLINE
 from orchestrator.gateway.errors import CALLER_GONE, HttpError
-
-#: Most bytes of a body.
-MAX_BODY_BYTES = 4 * 1024 * 1024
+from tandem.rpc.errors import TandemError
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The body, an object. Raises HttpError."""
+    """The body, an object. Raises HttpError, or TandemError DEADLINE_EXCEEDED where it does not come in time."""
     _check_type(request.headers.get("content-type", ""))
     data = await _read(request)
     try:
@@ -39,18 +39,22 @@ def _check_type(header: str) -> None:
 
 async def _read(request: Request) -> bytes:
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
+    most: int = request.app.state.max_body_bytes
+    if not length.isdigit() or int(length[:20]) > most:
+        raise _too_large(most)
     data = bytearray()
     try:
-        async for piece in request.stream():
-            data += piece
-            if len(data) > MAX_BODY_BYTES:
-                raise _too_large()
+        async with asyncio.timeout(DEADLINE.get().left()):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > most:
+                    raise _too_large(most)
     except ClientDisconnect as error:
         raise HttpError(CALLER_GONE, "the caller has left", code=None) from error
+    except TimeoutError as error:
+        raise TandemError.deadline_exceeded() from error
     return bytes(data)
 
 
-def _too_large() -> HttpError:
-    return HttpError(413, f"the body has more than {MAX_BODY_BYTES} bytes", code="body_too_large")
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, f"the body has more than {most} bytes (--max-body-bytes)", code="body_too_large")

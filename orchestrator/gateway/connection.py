@@ -1,4 +1,4 @@
-"""Work for a caller that is there: it ends with its connection, and with the service."""
+"""Work for a caller that is there: it ends with its connection, at its deadline, and with the service."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from orchestrator.deadline import DEADLINE
 from orchestrator.gateway.errors import CALLER_GONE, HttpError
 from tandem.rpc.errors import TandemError
 
@@ -38,18 +39,19 @@ class Gate:
     async def hold(self, receive: Receive, work: Awaitable[T]) -> T:
         """What `work` returns or raises, for as long as the caller is connected; then it is cancelled at once.
 
-        receive: of a request whose body has been read. Raises HttpError CALLER_GONE, or TandemError SHUTTING_DOWN once
-        the gate is shut.
+        receive: of a request whose body has been read. Raises HttpError CALLER_GONE, TandemError SHUTTING_DOWN once the
+        gate is shut, or DEADLINE_EXCEEDED.
         """
         task = asyncio.ensure_future(work)
         gone, shut = asyncio.ensure_future(_left(receive)), asyncio.ensure_future(self._shut.wait())
         try:
-            await asyncio.wait({task, gone, shut}, return_when=asyncio.FIRST_COMPLETED)
+            left = DEADLINE.get().left()
+            await asyncio.wait({task, gone, shut}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             if gone.done():
                 raise HttpError(CALLER_GONE, "the caller has left", code=None)
-            raise TandemError.shutting_down()
+            raise TandemError.shutting_down() if shut.done() else TandemError.deadline_exceeded()
         finally:
             for each in (task, gone, shut):
                 each.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -24,6 +25,8 @@ _STATUSES: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.OUT_OF_RANGE: 400,
     grpc.StatusCode.UNIMPLEMENTED: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     # Draft, target and orchestrator do not fit each other: no request can change that.
@@ -31,6 +34,9 @@ _STATUSES: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
+
+#: What OpenAI calls a reason, where clients look for it.
+_CODES: Mapping[str, str] = MappingProxyType({"UNAUTHENTICATED": "invalid_api_key"})
 
 
 class HttpError(Exception):
@@ -64,10 +70,11 @@ class HttpError(Exception):
     @classmethod
     def of(cls, error: TandemError) -> HttpError:
         """As it is, with the path of the field as gRPC callers know it."""
+        reason = error.code.name if error.reason == UNSPECIFIED else error.reason
         return cls(
             _STATUSES.get(error.code, 500),
             error.message,
-            code=error.code.name.lower() if error.reason == UNSPECIFIED else error.reason.lower(),
+            code=_CODES.get(reason, reason.lower()),
             param=error.field,
             retry_after=error.retry_after,
         )
@@ -84,6 +91,8 @@ class HttpError(Exception):
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         return Json(self.body(), status_code=self.status, headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""/metrics, and the count of what HTTP answers. What happens to a completion is counted where gRPC passes too."""
+"""/metrics, and what is seen of every HTTP request. What happens to a completion is counted where gRPC passes too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.gateway.errors import CALLER_GONE
-from tandem.telemetry import EXPOSITION_TYPE, Telemetry
+from tandem.telemetry import EXPOSITION_TYPE, Telemetry, context
 
 
 def metrics_router(telemetry: Telemetry) -> APIRouter:
@@ -22,7 +22,8 @@ def metrics_router(telemetry: Telemetry) -> APIRouter:
 
 
 class CountResponses:
-    """ASGI middleware: every response by its route (as it is declared, so that there are few) and status."""
+    """ASGI middleware: every response by its route (as it is declared, so that there are few) and status. What a
+    caller says of its trace is kept for the request's work."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
@@ -32,6 +33,9 @@ class CountResponses:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # A request has a task of its own, so that this holds for nothing else.
+        headers = ((key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"])
+        context.receive(headers, names_request=False)
         status = CALLER_GONE
 
         async def watched(message: Message) -> None:

@@ -16,6 +16,7 @@ from orchestrator.gateway.errors import Json
 from orchestrator.gateway.events import EventStream, event
 from orchestrator.gateway.messages import to_message, to_object
 from orchestrator.gateway.openapi import body_of
+from tandem.telemetry.context import bind_request
 from tandem.v1 import completion_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -39,6 +40,7 @@ def native_router(completions: Completions, gate: Gate) -> APIRouter:
     async def complete(request: Request) -> Response:
         """Streams the CompleteResponse messages of a CompleteRequest."""
         asked = await read(request, completion_pb2.CompleteRequest)
+        bind_request(asked.request_id)
         events = _events(completions, asked, request.url.path)
         first = await gate.hold(request.receive, anext(events))
         return EventStream(first, events, gate, error_event="error")

@@ -26,6 +26,7 @@ from orchestrator.gateway.sampling import in_their_words, make_request, seeds
 from orchestrator.gateway.text import TextParameters
 from orchestrator.gateway.validation import parse
 from tandem.rpc.errors import TandemError
+from tandem.telemetry.context import bind_request
 from tandem.v1 import completion_pb2, model_pb2
 
 # Pieces of several prompts that may wait for a slow reader; each prompt has some of its own besides.
@@ -74,6 +75,7 @@ def openai_router(completions: Completions, gate: Gate) -> APIRouter:
         models = await gate.hold(request.receive, completions.models())
         policy = names.split(parameters.model, models.target.model_id)
         name = parameters.request_id or f"{kind.id_prefix}{uuid.uuid4().hex[:24]}"
+        bind_request(name)
         asked = _named(parameters.fill(make_request(parameters, policy)), name)
         frame = Frame(parameters, name, _fingerprint(models), seeds(parameters, len(asked)))
         for one, seed in zip(asked, frame.seeds, strict=True):

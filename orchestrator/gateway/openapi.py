@@ -1,4 +1,5 @@
-"""/openapi.json: FastAPI's own, with the parameters of bodies that are read by hand (see `body.py`)."""
+"""/openapi.json: FastAPI's own, with the parameters of bodies that are read by hand (see `body.py`), and the header
+that `timeouts.py` reads."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from orchestrator.gateway.parameters import Parameters
+from orchestrator.gateway.timeouts import PARAMETER
 
 _COMPONENTS = "#/components/schemas/"
 
@@ -32,6 +34,9 @@ def describe(app: FastAPI, kinds: list[type[Parameters]]) -> None:
             schema = kind.model_json_schema(ref_template=f"{_COMPONENTS}{{model}}")
             schemas.update(schema.pop("$defs", {}))
             schemas[kind.__name__] = schema
+        for path in document["paths"].values():
+            if (post := path.get("post")) is not None and PARAMETER not in post.setdefault("parameters", []):
+                post["parameters"].append(PARAMETER)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's way of extending it

@@ -7,12 +7,15 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from orchestrator.gateway.connection import Gate
+from orchestrator.gateway.tls import server_context
 from tandem.rpc.server import ListenError, PortTakenError, Server, check_listen
+from tandem.rpc.tls import ServerTls
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +36,17 @@ class HttpServer:
     """Builds, starts and drains one HTTP server. The app's `state.gate` ends what is left.
 
     port: 0 takes a free one; `self.port` has the bound one after `bind`. grace_seconds: how long open requests may go
-    on after a drain has begun.
+    on after a drain has begun. tls: None serves without. Raises TlsError.
     """
 
     def __init__(
-        self, app: FastAPI, host: str = "127.0.0.1", port: int = 0, *, grace_seconds: float = 10.0
+        self,
+        app: FastAPI,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        grace_seconds: float = 10.0,
+        tls: ServerTls | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -47,6 +56,9 @@ class HttpServer:
             app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )  # fmt: skip
+        config.load()
+        config.ssl = None if tls is None else server_context(tls)
+        self._scheme = "http" if tls is None else "https"
         self._server = _Uvicorn(config)
         self._sockets: list[socket.socket] = []
         self._serving: asyncio.Task[None] | None = None
@@ -54,7 +66,7 @@ class HttpServer:
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
     def bind(self) -> None:
         """Takes the port. Raises ListenError."""
@@ -126,8 +138,9 @@ class HttpServer:
 class BothServers(Server):
     """gRPC and HTTP, started, drained and stopped together. http: None for gRPC alone."""
 
-    def __init__(self, host: str, port: int, *, grace_seconds: float, http: HttpServer | None) -> None:
-        super().__init__(host, port, grace_seconds=grace_seconds)
+    def __init__(self, host: str, port: int, *, http: HttpServer | None, **options: Any) -> None:
+        """options: of `Server`."""
+        super().__init__(host, port, **options)
         self._http = http
 
     async def start(self) -> int:

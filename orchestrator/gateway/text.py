@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from orchestrator.gateway.errors import HttpError
 from orchestrator.gateway.logprobs import text_logprobs
 from orchestrator.gateway.parameters import Int32, Parameters, Texts, TokenIds
+from orchestrator.keys import CALLER
 from tandem.v1 import completion_pb2
 
 #: OpenAI's default, which is short.
@@ -69,7 +70,8 @@ class TextParameters(Parameters):
 
     def fill(self, request: completion_pb2.CompleteRequest) -> list[completion_pb2.CompleteRequest]:
         if self.max_tokens is None:
-            request.max_tokens = max(DEFAULT_MAX_TOKENS, request.min_tokens)
+            default = min(DEFAULT_MAX_TOKENS, CALLER.get().limits.max_tokens or DEFAULT_MAX_TOKENS)
+            request.max_tokens = max(default, request.min_tokens)
         if self.logprobs is not None:
             if self.echo:
                 raise HttpError.unsupported("logprobs", "does not go with echo: the prompt's are not computed")

@@ -1,12 +1,13 @@
 // The service's HTTP interface; addresses are relative, so that it may lie below any path.
 
+import { headers } from "./key.js";
 import { events } from "./sse.js";
 
 const BASE = "tandem/v1";
 
 /** What the service refused or could not do.
  *
- * code: Tandem's reason in lower case, or `unreachable` (no answer at all), `broken` (a stream that did not end).
+ * code: Tandem's reason in lower case, `invalid_api_key`, or `unreachable` (no answer at all), `broken` (a stream that did not end).
  * param: path of the field at fault, or null. retryAfter: seconds, or null. */
 export class ApiError extends Error {
   constructor(message, { code, param = null, retryAfter = null }) {
@@ -50,7 +51,9 @@ async function json(name, options = {}) {
 }
 
 async function ask(name, { body, signal } = {}) {
-  const sent = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const sent = body
+    ? { method: "POST", headers: { ...headers(), "content-type": "application/json" }, body: JSON.stringify(body) }
+    : { headers: headers() };
   let response;
   try {
     response = await fetch(`${BASE}/${name}`, { ...sent, signal, cache: "no-store" });

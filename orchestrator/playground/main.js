@@ -1,6 +1,7 @@
 // Puts the page together. `race.js` is one run, `lane.js` one lane of it, `record.js` what a lane has received;
 // `timeline.js`, `candidates.js` and `tokens.js` show that. `api.js` is all that speaks to the service.
 
+import { watchKey } from "./access.js";
 import { isForeign, readAddress, writeAddress, writeAddressSoon } from "./address.js";
 import * as composer from "./composer.js";
 import { detailsShown, hideDetails } from "./details.js";
@@ -46,6 +47,7 @@ for (const keys of document.querySelectorAll("[data-run-keys]")) keys.textConten
 
 composer.watch(changed);
 watchLanes(changed);
+watchKey(lookUp);
 setRunning(null);
 start();
 

@@ -1,5 +1,6 @@
 // What went wrong, said where it belongs: beside a field, in its lane, or above all where the service is not there.
 
+import { askForKey } from "./access.js";
 import { load, models } from "./api.js";
 import * as composer from "./composer.js";
 import { refuse, withoutPath } from "./fields.js";
@@ -20,7 +21,8 @@ export async function lookUp() {
     served.show(await models(), await load());
     banner("");
   } catch (error) {
-    banner(whatToDo(error));
+    if (error.code === "invalid_api_key") askForKey(sentence(error.message));
+    else banner(whatToDo(error));
   }
 }
 
@@ -30,6 +32,7 @@ export function showErrors(state) {
   for (const lane of lanes.filter(({ error }) => error)) {
     const { code, param, message } = lane.error;
     if (code === "unreachable" || code === "target_unavailable") banner(whatToDo(lane.error));
+    if (code === "invalid_api_key") askForKey(sentence(message));
     if (!param) continue;
     const shared = composer.inputOf(param, state);
     const text = withoutPath(message, param);

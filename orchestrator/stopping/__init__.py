@@ -6,6 +6,7 @@ from orchestrator.stopping.base import Limits, RoundOutcome, StopRule
 from orchestrator.stopping.confidence import Confidence
 from orchestrator.stopping.costs import RoundCosts
 from orchestrator.stopping.entropy import EntropyCeiling
+from orchestrator.stopping.experiences import Experiences
 from orchestrator.stopping.fixed import FixedLength
 from orchestrator.stopping.goodput import Experience, Goodput
 
@@ -15,6 +16,7 @@ __all__ = [
     "Confidence",
     "EntropyCeiling",
     "Experience",
+    "Experiences",
     "FixedLength",
     "Goodput",
     "Limits",

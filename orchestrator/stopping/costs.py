@@ -1,4 +1,4 @@
-"""What drafting and verifying cost of late: measured by all completions of a pair, used by those that choose lengths.
+"""What drafting and verifying cost of late: measured by all completions at a target, for those that choose lengths.
 
 The model of a round is SmartSpec's (arXiv 2406.14066) with measured curves in the place of fitted lines and with the
 wire: a block of n candidates takes
@@ -24,6 +24,8 @@ _MEMORY = 32
 _LOAD_MEMORY = 8
 # Steps after which a size that did not occur since weighs 1/e: what it took was under another load.
 _AGE = 500
+# Of a step; no clock measures less.
+_LEAST_SECONDS = 1e-6
 # Neighbours in size share a place: 1, 2, 3, 4, 5, 6, 7-8, 9-10 tokens and so on.
 _PLACE = math.log(1.2)
 
@@ -170,7 +172,7 @@ class RoundCosts:
 
 @dataclass(slots=True)
 class Costs:
-    """The model above. sessions: completions under way here.
+    """The model above. sessions: completions of this orchestrator under way at the target.
 
     B is remembered as a share of them: when callers come or go it changes with them at once. It is above 1 where others
     use the target, too.
@@ -187,7 +189,8 @@ class Costs:
     def learn(self, costs: RoundCosts, *, drafted: int) -> None:
         """drafted: candidates; 0 for a token of plain decoding."""
         if costs.target_tokens > 0:
-            self.verify.add(costs.target_tokens, costs.target_seconds)
+            # Nothing takes no time, whatever a target's clock says: rates are one over these.
+            self.verify.add(costs.target_tokens, max(costs.target_seconds, _LEAST_SECONDS))
         if drafted == 0:
             self._other_plain.add(costs.other_seconds)
             return

@@ -42,7 +42,7 @@ _ALONE = (8, 64)
 
 @dataclass(slots=True)
 class Experience:
-    """What the completions of one pair of services have learnt together. curves: by what acceptance depends on, the
+    """What completions have learnt together (`experiences.py` says which). curves: by what acceptance depends on, the
     accept rule and whether the temperature is 0."""
 
     costs: Costs = field(default_factory=Costs)
@@ -53,7 +53,7 @@ class Experience:
 
 
 class Goodput:
-    """max_tokens: the cap. experience: shared with the other completions of the pair. key: of its curve."""
+    """max_tokens: the cap. experience: shared with other completions. key: of its curve."""
 
     name = "goodput"
 

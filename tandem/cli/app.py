@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from tandem import __version__
+from tandem.cli import access, keys
 from tandem.cli import options as flags
+from tandem.cli.access import Access
 from tandem.cli.complete import ask, checked, gather, read_stdin
 from tandem.cli.demo import run_demo
 from tandem.cli.errors import NOT_UTF8, CliError
@@ -30,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(keys.app, name="keys")
 
 # What is said besides the completion goes to stderr, so that stdout can be piped.
 _stderr = Console(stderr=True, highlight=False)
@@ -71,6 +76,10 @@ def up(
     draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ask callers for a key of this file (`tandem keys new`); no key if unset."),
+    ] = None,
 ) -> None:
     """Start the three services on this machine; Ctrl-C stops them, and so does the end of one of them.
 
@@ -95,6 +104,7 @@ def up(
         draft_weights=draft_weights,
         threads=threads,
         log_level=log_level,
+        api_keys=api_keys,
     )
     with termination_unwinds(), LocalServices(layout, show_logs=True) as services:
         check_models(services.endpoint)
@@ -146,6 +156,10 @@ def complete(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     timeout: flags.Timeout = None,
     endpoint: flags.Endpoint = None,
+    ca: access.Ca = None,
+    certificate: access.Certificate = None,
+    key: access.Key = None,
+    api_key: access.ApiKey = None,
     target_model: flags.TargetModel = "embedded:smollm2",
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
@@ -180,7 +194,7 @@ def complete(
     layout = _layout(
         target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
     )
-    with connected(endpoint, layout, _stderr) as client:
+    with connected(endpoint, layout, _stderr, Access(ca, certificate, key, api_key)) as client:
         responses = client.complete(request, timeout=timeout)
         whole = gather(responses, None if as_json else _stdout, audit=audit)
     if as_json:
@@ -211,6 +225,10 @@ def chat(
     seed: flags.Seed = None,
     audit: Annotated[bool, typer.Option("--audit", help="Colour tokens by their source.")] = False,
     endpoint: flags.Endpoint = None,
+    ca: access.Ca = None,
+    certificate: access.Certificate = None,
+    key: access.Key = None,
+    api_key: access.ApiKey = None,
     target_model: flags.TargetModel = "embedded:smollm2",
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
@@ -236,7 +254,7 @@ def chat(
     layout = _layout(
         target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
     )
-    with connected(endpoint, layout, _stderr) as client:
+    with connected(endpoint, layout, _stderr, Access(ca, certificate, key, api_key)) as client:
         if audit:
             _stderr.print(legend(_stderr))
         while line := _read_line():
@@ -254,6 +272,10 @@ def demo(
     prompt: Annotated[str, typer.Option(help="What to ask.")] = _DEMO_PROMPT,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 96,
     endpoint: flags.Endpoint = None,
+    ca: access.Ca = None,
+    certificate: access.Certificate = None,
+    key: access.Key = None,
+    api_key: access.ApiKey = None,
 ) -> None:
     """Show one completion through the three services, accounted for token by token.
 
@@ -262,7 +284,7 @@ def demo(
     """
     if not prompt:
         raise CliError("prompt: is empty")
-    with connected(endpoint, Layout(), _stderr) as client:
+    with connected(endpoint, Layout(), _stderr, Access(ca, certificate, key, api_key)) as client:
         run_demo(client, _stdout, prompt=prompt, max_tokens=max_tokens)
 
 

@@ -21,7 +21,8 @@ Endpoint = Annotated[
     str | None,
     typer.Option(
         "--endpoint", "--orchestrator", envvar="TANDEM_ENDPOINT", metavar="HOST:PORT",
-        help="A running orchestrator. Without one, the three services are started here and stopped at the end.",
+        help="A running orchestrator, or several with commas between: where one is lost, the next goes on. Without one,"
+        " the three services are started here and stopped at the end.",
     ),
 ]
 TargetModel = Annotated[

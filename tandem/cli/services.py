@@ -17,6 +17,7 @@ from typing import Self
 
 from tandem.cli.errors import CliError
 from tandem.cli.signals import signals_wait
+from tandem.keys import KeyFileError, read_keys
 from tandem.rpc.server import ListenError, PortTakenError, check_listen
 
 _STOP_SECONDS = 15.0
@@ -28,7 +29,7 @@ class Layout:
     service.
 
     weights: of both models; draft_weights: of the draft's, where they are others. tokenizer: model whose tokenizer is
-    used, where it is not the target's.
+    used, where it is not the target's. api_keys: file of those that callers are asked for; None for nobody.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +47,7 @@ class Layout:
     threads: int | None = None
     log_level: str = "info"
     tokenizer: str | None = None
+    api_keys: Path | None = None
 
 
 class Service:
@@ -109,6 +111,10 @@ class Service:
     def name(self) -> str:
         return self.module.replace("_", " ")
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def ending(self) -> str | None:
         """How it ended, as `signal 9` or `exit code 1`; None while it runs."""
         code = self._process.poll()
@@ -162,6 +168,10 @@ class LocalServices:
     def ports(self) -> dict[str, int]:
         return {service.module: service.port for service in self._services}
 
+    @property
+    def process_ids(self) -> list[int]:
+        return [service.process_id for service in self._services]
+
     def wait(self) -> str:
         """Blocks until one of the services ends by itself; returns which and how."""
         while True:
@@ -173,6 +183,11 @@ class LocalServices:
     def _start(self) -> None:
         layout = self._layout
         _check_ports(layout)
+        if layout.api_keys is not None:
+            try:
+                read_keys(layout.api_keys)
+            except KeyFileError as error:
+                raise CliError(f"--api-keys: {error}") from error
         common = ["--host", layout.host, "--log-level", layout.log_level]
         model_flags = ["--dtype", layout.dtype]
         if layout.threads is not None:
@@ -204,6 +219,8 @@ class LocalServices:
         flags += ["--tokenizer", layout.tokenizer or layout.target_model]
         if layout.target_revision is not None and layout.tokenizer is None:
             flags += ["--tokenizer-revision", layout.target_revision]
+        if layout.api_keys is not None:
+            flags += ["--api-keys", str(layout.api_keys)]
         orchestrator = self._spawn("orchestrator", flags)
         self._wait_until_ready()
         self.endpoint = f"{reach}:{orchestrator.port}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +11,13 @@ import grpc
 import tenacity
 
 from tandem.client.answers import Completion, Delta
+from tandem.client.course import Course
 from tandem.client.errors import explained
 from tandem.client.gathering import Gathering
 from tandem.client.mirror import mirrored
-from tandem.client.retries import Deadline, Retries, settings
+from tandem.client.stream import Begin
 from tandem.rpc.errors import UNSPECIFIED, TandemError
+from tandem.v1 import completion_pb2
 
 
 class AsyncStream:
@@ -26,18 +27,12 @@ class AsyncStream:
     is cancelled, and where the object is dropped. One task at a time may read.
     """
 
-    def __init__(
-        self, begin: Callable[[float | None], Any], *, endpoint: str, deadline: Deadline, retries: Retries
-    ) -> None:
-        """begin: makes the call; takes its timeout."""
+    def __init__(self, begin: Begin, course: Course) -> None:
         self._begin = begin
-        self._endpoint = endpoint
-        self._deadline = deadline
+        self._course = course
         self._gathering = Gathering()
         self._closed = False
-        self._began = False  # whether something was delivered
-        self._retrying = tenacity.AsyncRetrying(**settings(retries, deadline))
-        self._call = begin(deadline.left())
+        self._call = self._begun()
 
     @property
     def text(self) -> str:
@@ -53,7 +48,7 @@ class AsyncStream:
         except ValueError as error:
             if self._closed:
                 raise ValueError("the stream was closed before its end") from error
-            raise TandemError.internal(f"{self._endpoint}: {error}") from error
+            raise TandemError.internal(f"{self._course.endpoint}: {error}") from error
 
     async def close(self) -> None:
         """Cancels the call where it has not ended. May be called twice."""
@@ -65,40 +60,58 @@ class AsyncStream:
 
     async def __anext__(self) -> Delta:
         """Raises TandemError; StopAsyncIteration after the end and after `close`."""
-        response = await (self._read() if self._began else self._first())
+        response = await self.next_response()
         if response is None:
             raise StopAsyncIteration
-        self._began = True
         delta: Delta = mirrored(response)
         self._gathering.add(delta)
         return delta
 
-    async def _first(self) -> Any:
-        async for attempt in self._retrying:
+    async def next_response(self) -> completion_pb2.CompleteResponse | None:
+        """The next delta as the message that it was; None at the end and after `close`. Raises TandemError."""
+        while True:
+            try:
+                response = await self._read()
+            except TandemError as error:
+                if not self._course.may_go_on(error):
+                    raise
+                response = await self._go_on(error)
+            if response is None or self._course.is_new(response):
+                return response
+
+    async def _go_on(self, error: TandemError) -> completion_pb2.CompleteResponse | None:
+        """The next response, of a call that is begun anew. error: of the last one."""
+        async for attempt in tenacity.AsyncRetrying(**self._course.settings()):
             with attempt:
-                if attempt.retry_state.attempt_number > 1 and not self._closed:
-                    self._call = self._begin(self._deadline.left())
+                if attempt.retry_state.attempt_number == 1:
+                    raise error
+                if not self._closed:
+                    self._call = self._begun()
                 return await self._read()
         raise AssertionError("tenacity ends by a return or by the last error")
 
-    async def _read(self) -> Any:
+    def _begun(self) -> Any:
+        return self._begin(self._course.endpoint, self._course.begin(), self._course.deadline.left())
+
+    async def _read(self) -> completion_pb2.CompleteResponse | None:
         """The next response; None at the end."""
         if self._closed:
             return None
         try:
             response = await self._call.read()
         except grpc.RpcError as error:
-            raise explained(error, self._endpoint) from error
+            if self._course.is_over:
+                return None
+            raise self._course.failed(explained(error, self._course.endpoint)) from error
         except asyncio.CancelledError:
             # Also what gRPC makes of a call that the other side cancelled.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            if self._closed:
+            if self._closed or self._course.is_over:
                 return None
-            raise TandemError(
-                UNSPECIFIED, f"{self._endpoint}: the call was cancelled", code=grpc.StatusCode.CANCELLED
-            ) from None
+            told = f"{self._course.endpoint}: the call was cancelled"
+            raise self._course.failed(TandemError(UNSPECIFIED, told, code=grpc.StatusCode.CANCELLED)) from None
         return None if response is grpc.aio.EOF else response
 
     async def __aenter__(self) -> Self:

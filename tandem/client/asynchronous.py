@@ -1,4 +1,4 @@
-"""`tandem.AsyncClient`: calls of one orchestrator for asyncio."""
+"""`tandem.AsyncClient`: calls of an orchestrator, or of several, for asyncio."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import tenacity
 
 from tandem.client.answers import Completion
 from tandem.client.async_stream import AsyncStream
+from tandem.client.course import Course
 from tandem.client.errors import explained
 from tandem.client.mirror import mirrored
 from tandem.client.options import Options
+from tandem.client.orchestrators import Orchestrators, Route
 from tandem.client.prompts import AnyMessage, AnyTool, JsonObject, Prompt
 from tandem.client.requests import complete_request, detokenize_request, tokenize_request
 from tandem.client.retries import Deadline, Retries, settings
 from tandem.client.services import Load, Models, Tokens
-from tandem.rpc.channels import check_endpoint, connect
+from tandem.rpc.bearer import bearer
+from tandem.rpc.channels import open_channel
+from tandem.rpc.credentials import channel_credentials
+from tandem.rpc.tls import ClientTls
 from tandem.v1 import completion_pb2, completion_pb2_grpc
 
 
 class AsyncClient:
-    """Calls one orchestrator; as Client, for asyncio.
+    """Calls an orchestrator, or several; as Client, for asyncio.
 
         async with AsyncClient("127.0.0.1:7000") as client:
             completion = await client.complete("Once upon a time", max_tokens=64)
@@ -35,32 +40,43 @@ class AsyncClient:
     processes. Within the loop any number of tasks may share it. Cancelling a task cancels its call.
     """
 
-    def __init__(self, endpoint: str, *, timeout: float | None = None, retries: Retries | None = None) -> None:
-        """Raises ValueError where `endpoint` is not HOST:PORT."""
-        self.endpoint = check_endpoint(endpoint)
+    def __init__(
+        self,
+        endpoint: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        retries: Retries | None = None,
+        tls: ClientTls | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        """Raises ValueError where `endpoint` is not HOST:PORT or `api_key` is no key, TlsError (one too) for `tls`."""
+        self._orchestrators = Orchestrators(endpoint)
         self._timeout = timeout
         self._retries = retries or Retries()
-        self._channel: grpc.aio.Channel | None = None
+        self._credentials = None if tls is None else channel_credentials(tls)
+        self._metadata = bearer(api_key)
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def endpoint(self) -> str:
+        """Where calls go now."""
+        return self._orchestrators.current
+
     async def complete(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Options]
+        self, prompt: Prompt, *, timeout: float | None = None, resume: bool = False, **options: Unpack[Options]
     ) -> Completion:
-        """A whole completion. Raises TandemError."""
-        async with self.stream(prompt, timeout=timeout, **options) as stream:
+        """A whole completion. resume: as of `stream`. Raises TandemError."""
+        async with self.stream(prompt, timeout=timeout, resume=resume, **options) as stream:
             return await stream.result()
 
-    def stream(self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Options]) -> AsyncStream:
-        """A completion as it comes; to be called in the event loop. Raises TandemError, here for what no request can
-        hold, else where it is read."""
-        request = complete_request(prompt, options)
-        stub = self._stub()
-        return AsyncStream(
-            lambda left: stub.Complete(request, timeout=left),
-            endpoint=self.endpoint,
-            deadline=self._deadline(timeout),
-            retries=self._retries,
-        )
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, resume: bool = False, **options: Unpack[Options]
+    ) -> AsyncStream:
+        """A completion as it comes; to be called in the event loop. resume: as of `Client.stream`. Raises TandemError,
+        here for what no request can hold, else where it is read."""
+        request, deadline = complete_request(prompt, options), self._deadline(timeout)
+        return AsyncStream(self._begin, Course(request, self._orchestrators, deadline, self._retries, resumes=resume))
 
     async def models(self, *, timeout: float | None = None) -> Models:
         """What is served. Raises TandemError."""
@@ -94,9 +110,9 @@ class AsyncClient:
         return text
 
     async def close(self) -> None:
-        """Ends the connection, and calls that are under way."""
-        if self._channel is not None:
-            await self._channel.close()
+        """Ends the connections, and calls that are under way."""
+        for channel in self._channels.values():
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,25 +122,31 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def _begin(self, endpoint: str, request: completion_pb2.CompleteRequest, left: float | None) -> Any:
+        return self._stub(endpoint).Complete(request, timeout=left, metadata=self._metadata)
+
     async def _call(self, method: str, request: Any, timeout: float | None) -> Any:
-        call, deadline = getattr(self._stub(), method), self._deadline(timeout)
+        deadline, route = self._deadline(timeout), Route(self._orchestrators)
 
         async def attempt() -> Any:
+            call = getattr(self._stub(route.endpoint), method)
             try:
-                return await call(request, timeout=deadline.left())
+                return await call(request, timeout=deadline.left(), metadata=self._metadata)
             except grpc.RpcError as error:
-                raise explained(error, self.endpoint) from error
+                raise route.failed(explained(error, route.endpoint)) from error
 
-        return await tenacity.AsyncRetrying(**settings(self._retries, deadline))(attempt)
+        return await tenacity.AsyncRetrying(**settings(self._retries, deadline, route))(attempt)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else timeout)
 
-    def _stub(self) -> Any:
+    def _stub(self, endpoint: str) -> Any:
         """A channel belongs to the loop that runs when it is made, so it is made by the first call."""
         loop = asyncio.get_running_loop()
-        if self._channel is None:
-            self._channel, self._loop = connect(self.endpoint), loop
+        if self._loop is None:
+            self._loop = loop
         elif loop is not self._loop:
             raise RuntimeError("this client belongs to another event loop; make one in each")
-        return completion_pb2_grpc.CompletionServiceStub(self._channel)
+        if endpoint not in self._channels:
+            self._channels[endpoint] = open_channel(endpoint, self._credentials)
+        return completion_pb2_grpc.CompletionServiceStub(self._channels[endpoint])

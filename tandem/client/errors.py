@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from tandem.rpc.credentials import handshake_problem
 from tandem.rpc.errors import UNSPECIFIED, TandemError
 
 
@@ -23,11 +24,17 @@ class DeadlineError(TandemError, TimeoutError):
     """It was not done within its timeout."""
 
 
+class AccessError(TandemError, PermissionError):
+    """The API key is missing, not known or no longer valid, or does not allow what was asked for."""
+
+
 _KINDS: dict[grpc.StatusCode, type[TandemError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInputError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: BusyError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.UNAUTHENTICATED: AccessError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessError,
 }
 
 
@@ -37,8 +44,8 @@ def explained(error: grpc.RpcError, endpoint: str) -> TandemError:
     found = kind.from_rpc_error(error)
     if found.reason == "NOT_SUPPORTED":  # UNIMPLEMENTED is also what another server would say
         return BadInputError.from_rpc_error(error)
-    if found.reason == UNSPECIFIED:
-        found.message = f"{endpoint}: {_MEANINGS.get(found.code, found.message)}"
+    if found.reason in (UNSPECIFIED, "DEADLINE_EXCEEDED"):  # whoever of the two notices it first
+        found.message = f"{endpoint}: {handshake_problem(error) or _MEANINGS.get(found.code, found.message)}"
     return found
 
 

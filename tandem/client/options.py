@@ -50,6 +50,8 @@ class Options(TypedDict, total=False):
     # For a conversation only.
     tools: Sequence[AnyTool] | None
     template_arguments: JsonObject | None
+    # Tokens of this same completion, begun elsewhere and lost: only what comes after them is told. Its seed is needed.
+    resume_token_ids: Sequence[int] | None
     # Whose turn it is, and the name under which logs speak of it.
     priority: int | None
     request_id: str | None

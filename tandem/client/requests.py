@@ -39,6 +39,9 @@ def complete_request(prompt: Prompt, options: Mapping[str, Any]) -> completion_p
             request.speculation.CopyFrom(_policy(value))
         elif name == "stop":
             _put(request, name, [value] if isinstance(value, str) else value)
+        elif name == "resume_token_ids":
+            request.resume.SetInParent()
+            _put(request.resume, "ids", value, "resume.")
         elif name not in _OF_CHATS:
             _put(request, name, value)
     return _small_enough(request)

@@ -1,4 +1,4 @@
-"""When a call that failed is made again: only where nothing of it was delivered and trying again may help."""
+"""When a call that failed is made again: where that may help, and nothing of it was delivered or it can be resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import tenacity
 
@@ -18,10 +18,12 @@ from tandem.rpc.errors import UNSPECIFIED, TandemError
 class Retries:
     """How often, and how long to wait in between.
 
-    attempts: most calls in all; 1 for no retries. first_wait_seconds: doubled with every attempt, up to
-    most_wait_seconds. Where the service says when to come back, it is never asked before that. Each wait is made up to
-    half as long again by chance, so that callers that failed together do not come back together. A wait that would
-    reach beyond the call's timeout is not begun: the call fails with what it failed of.
+    attempts: most calls in all to each orchestrator; 1 for no retries. Of several, the next is asked at once, and only
+    when all have failed there is a wait. first_wait_seconds: doubled with every one, up to most_wait_seconds. Where the
+    service says when to come back, it is never asked before that. Each wait is made up to half as long again by chance,
+    so that callers that failed together do not come back together. A wait that would reach beyond the call's timeout is
+    not begun: the call fails with what it failed of. For a completion that is resumed, all of this begins anew with
+    each loss.
     """
 
     attempts: int = 4
@@ -53,14 +55,25 @@ class Deadline:
         return left is not None and left <= seconds
 
 
-def settings(retries: Retries, deadline: Deadline) -> dict[str, Any]:
+class Choosing(Protocol):
+    """What is known of one call's attempts. places: orchestrators that they go round."""
+
+    @property
+    def places(self) -> int: ...
+
+    def may_go_on(self, error: BaseException) -> bool:
+        """Whether another attempt may help."""
+        ...
+
+
+def settings(retries: Retries, deadline: Deadline, choosing: Choosing) -> dict[str, Any]:
     """Arguments of a tenacity.Retrying or AsyncRetrying."""
     return {
-        "retry": tenacity.retry_if_exception(may_help),
+        "retry": tenacity.retry_if_exception(choosing.may_go_on),
         "stop": lambda state: (
-            state.attempt_number >= retries.attempts or deadline.is_before(state.upcoming_sleep)
+            state.attempt_number >= retries.attempts * choosing.places or deadline.is_before(state.upcoming_sleep)
         ),
-        "wait": _wait(retries),
+        "wait": _wait(retries, choosing.places),
         "reraise": True,
     }
 
@@ -70,15 +83,17 @@ def may_help(error: BaseException) -> bool:
     return isinstance(error, UnavailableError) or (isinstance(error, BusyError) and error.retry_after is not None)
 
 
-def _wait(retries: Retries) -> Callable[[tenacity.RetryCallState], float]:
-    growing = tenacity.wait_exponential(multiplier=retries.first_wait_seconds, max=retries.most_wait_seconds)
-
+def _wait(retries: Retries, places: int) -> Callable[[tenacity.RetryCallState], float]:
     def wait(state: tenacity.RetryCallState) -> float:
+        rounds, on_the_way = divmod(state.attempt_number, places)
+        if on_the_way:
+            return 0.0  # the next has not been asked
         error = state.outcome.exception() if state.outcome is not None else None
         told = 0.0
         # Of a connection that failed nobody has said when it will be back.
         if isinstance(error, TandemError) and error.reason != UNSPECIFIED:
             told = error.retry_after or 0.0
-        return max(told, growing(state)) * random.uniform(1.0, 1.5)
+        growing = min(retries.first_wait_seconds * 2.0 ** min(rounds - 1, 60), retries.most_wait_seconds)
+        return max(told, growing) * random.uniform(1.0, 1.5)
 
     return wait

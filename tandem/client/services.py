@@ -36,22 +36,43 @@ class Models:
 @mirrors(model_pb2.Load)
 @dataclass(frozen=True, slots=True)
 class ServiceLoad:
-    """Work in the draft or the target service. cache_capacity_bytes: 0 where it is not bounded."""
+    """Work in the draft or the target service. queued_sessions: of the sessions, those that wait for their first step.
+    cache_capacity_bytes, max_sessions, max_queue: bounds; 0 where there is none."""
 
     sessions: int
     waiting_blocks: int
     cache_bytes: int
     cache_capacity_bytes: int
+    queued_sessions: int
+    max_sessions: int
+    max_queue: int
+
+
+@mirrors(completion_pb2.Replica)
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One process of the draft or the target service. state: `ready`, `failed` (it does not answer) or `mismatched`;
+    problem: why it is not ready. completions: of the orchestrator that was asked."""
+
+    address: str
+    state: str
+    problem: str
+    model: ModelInfo | None
+    load: ServiceLoad | None
+    completions: int
 
 
 @mirrors(completion_pb2.GetLoadResponse)
 @dataclass(frozen=True, slots=True)
 class Load:
-    """completions: under way in this orchestrator. A service that does not answer is None."""
+    """completions: under way in this orchestrator. target, draft: of all replicas that are ready together; None where
+    none is. targets, drafts: every replica that is known of."""
 
     completions: int
     target: ServiceLoad | None
     draft: ServiceLoad | None
+    targets: tuple[Replica, ...]
+    drafts: tuple[Replica, ...]
 
 
 @mirrors(completion_pb2.TokenizeResponse)

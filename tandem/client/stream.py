@@ -11,11 +11,15 @@ import grpc
 import tenacity
 
 from tandem.client.answers import Completion, Delta
+from tandem.client.course import Course
 from tandem.client.errors import explained
 from tandem.client.gathering import Gathering
 from tandem.client.mirror import mirrored
-from tandem.client.retries import Deadline, Retries, settings
 from tandem.rpc.errors import TandemError
+from tandem.v1 import completion_pb2
+
+#: Makes the call of a request to an endpoint, with a timeout.
+Begin = Callable[[str, completion_pb2.CompleteRequest, float | None], Any]
 
 
 class Stream:
@@ -23,23 +27,16 @@ class Stream:
 
     The call has begun when this is made, and is cancelled by `close`, by leaving a `with`, and where the object is
     dropped before its end (gRPC sees to that); the services are then free of it. It is begun anew, within its retries,
-    only before the first delta. One thread at a time may read; any may close.
+    before the first delta, and afterwards where it is to be resumed: then its deltas go on where they were. One thread
+    at a time may read; any may close.
     """
 
-    def __init__(
-        self, begin: Callable[[float | None], Any], *, endpoint: str, deadline: Deadline, retries: Retries
-    ) -> None:
-        """begin: makes the call; takes its timeout."""
+    def __init__(self, begin: Begin, course: Course) -> None:
         self._begin = begin
-        self._endpoint = endpoint
-        self._deadline = deadline
+        self._course = course
         self._gathering = Gathering()
         self._closed = threading.Event()
-        self._began = False  # whether something was delivered
-        self._retrying = tenacity.Retrying(
-            **settings(retries, deadline), sleep=tenacity.sleep_using_event(self._closed)
-        )
-        self._call = begin(deadline.left())
+        self._call = self._begun()
 
     @property
     def text(self) -> str:
@@ -55,7 +52,7 @@ class Stream:
         except ValueError as error:
             if self._closed.is_set():
                 raise ValueError("the stream was closed before its end") from error
-            raise TandemError.internal(f"{self._endpoint}: {error}") from error
+            raise TandemError.internal(f"{self._course.endpoint}: {error}") from error
 
     def close(self) -> None:
         """Cancels the call where it has not ended. May be called twice."""
@@ -67,33 +64,51 @@ class Stream:
 
     def __next__(self) -> Delta:
         """Raises TandemError; StopIteration after the end and after `close`."""
-        response = self._read() if self._began else self._first()
+        response = self.next_response()
         if response is None:
             raise StopIteration
-        self._began = True
         delta: Delta = mirrored(response)
         self._gathering.add(delta)
         return delta
 
-    def _first(self) -> Any:
-        for attempt in self._retrying:
+    def next_response(self) -> completion_pb2.CompleteResponse | None:
+        """The next delta as the message that it was; None at the end and after `close`. Raises TandemError."""
+        while True:
+            try:
+                response = self._read()
+            except TandemError as error:
+                if not self._course.may_go_on(error):
+                    raise
+                response = self._go_on(error)
+            if response is None or self._course.is_new(response):
+                return response
+
+    def _go_on(self, error: TandemError) -> completion_pb2.CompleteResponse | None:
+        """The next response, of a call that is begun anew. error: of the last one."""
+        retrying = tenacity.Retrying(**self._course.settings(), sleep=tenacity.sleep_using_event(self._closed))
+        for attempt in retrying:
             with attempt:
-                if attempt.retry_state.attempt_number > 1 and not self._closed.is_set():
-                    self._call = self._begin(self._deadline.left())
+                if attempt.retry_state.attempt_number == 1:
+                    raise error
+                if not self._closed.is_set():
+                    self._call = self._begun()
                 return self._read()
         raise AssertionError("tenacity ends by a return or by the last error")
 
-    def _read(self) -> Any:
+    def _begun(self) -> Any:
+        return self._begin(self._course.endpoint, self._course.begin(), self._course.deadline.left())
+
+    def _read(self) -> completion_pb2.CompleteResponse | None:
         """The next response; None at the end."""
         if self._closed.is_set():
             self._call.cancel()  # closed while it was begun anew
             return None
         try:
-            return next(self._call, None)
+            return next(self._call, None)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
-            if self._closed.is_set():
+            if self._closed.is_set() or self._course.is_over:
                 return None
-            raise explained(error, self._endpoint) from error
+            raise self._course.failed(explained(error, self._course.endpoint)) from error
 
     def __enter__(self) -> Self:
         return self

@@ -20,8 +20,11 @@ _MOST_BLOCKS = 1 << 18
 GPU_SHARE = 0.85
 
 
-def blocks_for(shape: EntryShape, device: torch.device, *, cache_bytes: int | None, gpu_share: float) -> int:
-    """Blocks of a cache. cache_bytes: what was asked for, None for a share of the memory that is available.
+def blocks_for(
+    shape: EntryShape, device: torch.device, *, cache_bytes: int | None, gpu_share: float, sharers: int = 1
+) -> int:
+    """Blocks of a cache. cache_bytes: what was asked for, None for a share of the memory that is available, divided
+    among `sharers` caches.
 
     Raises ModelError where not even one block fits, or where more is asked for than there is.
     """
@@ -29,7 +32,7 @@ def blocks_for(shape: EntryShape, device: torch.device, *, cache_bytes: int | No
     if cache_bytes is None:
         share = gpu_share if device.type == "cuda" else _CPU_SHARE
         most = available if device.type == "cuda" else _CPU_MOST
-        cache_bytes = min(most, int(available * share))
+        cache_bytes = min(most, int(available * share)) // sharers
     elif cache_bytes > available:
         raise ModelError(
             f"a key-value cache of {cache_bytes} bytes does not fit the {available} bytes available on {device};"

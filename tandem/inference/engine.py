@@ -20,6 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tandem.inference.admission import (
+    Admission,
+    DeadlinePassedError,
+    EngineFullError,
+    EngineLimits,
+    deadline,
+)
+from tandem.inference.observer import EngineObserver, StepReport
 from tandem.inference.runner import Block, Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
@@ -29,7 +37,10 @@ from tandem.inference.work import Job, Timing, Work
 if TYPE_CHECKING:
     from tandem.inference.turns import Turns  # not for every system
 
-__all__ = ["Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing", "Work"]
+__all__ = [
+    "DeadlinePassedError", "Engine", "EngineClosedError", "EngineFullError", "EngineLimits", "EngineLoad", "Timing",
+    "Work",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +48,6 @@ _log = logging.getLogger(__name__)
 _LOGITS_BYTES = 256 << 20
 # Seconds between looks at whether a step has become possible, where others hold the whole cache.
 _STALL_SECONDS = 0.02
-_RETRY_SECONDS = (0.5, 30.0)
 # Where another has had the turn: most time to wait for what is on its way, and most between two arrivals.
 _GATHER_SECONDS = 0.02
 _GAP_SECONDS = 0.004
@@ -47,34 +57,26 @@ class EngineClosedError(Exception):
     """The engine has been closed."""
 
 
-class EngineFullError(Exception):
-    """The engine takes no more sequences now. retry_after: seconds after which it may."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """max_sequences: open ones. max_queue: open ones of which nothing has been run yet. step_tokens: tokens of a step
-    that prompts may fill up; None for 2,048 on CUDA and 24 per thread on a CPU, which keeps such a step short."""
-
-    max_sequences: int = 256
-    max_queue: int = 64
-    step_tokens: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
     """sequences: open ones. waiting: works that are queued or under way. cache_bytes: of blocks that open sequences
-    hold. cache_capacity_bytes: of all blocks. preemptions: sequences that had to give way since the start."""
+    hold. cache_capacity_bytes: of all blocks. queued: open sequences of which nothing has been run yet. max_sequences,
+    max_queue: most of `sequences` and of `queued`; 0: not bounded.
+
+    Since the start, preemptions: sequences that had to give way. prefix_tokens: tokens found in the cache instead of
+    being computed. prefilled_tokens: tokens computed of which no logits were wanted: prompts, and what had given way.
+    """
 
     sequences: int
     waiting: int
     cache_bytes: int
     cache_capacity_bytes: int
     preemptions: int
+    prefix_tokens: int = 0
+    prefilled_tokens: int = 0
+    queued: int = 0
+    max_sequences: int = 0
+    max_queue: int = 0
 
 
 class Engine:
@@ -91,18 +93,21 @@ class Engine:
         """threads: of the CPU, to compute with; None for as many as the calling thread has. turns: with the engines of
         other services, whose steps are not to run at the same time; closed with this one."""
         self._runner = runner
-        self._limits = limits or EngineLimits()
         self._threads = threads or torch.get_num_threads()
         self._turns = turns
-        self._scheduler = Scheduler(runner.cache.pool, _budget(runner, self._limits, self._threads))
+        limits = limits or EngineLimits()
+        budget = _budget(runner, limits, self._threads)
+        self._scheduler = Scheduler(runner.cache.pool, budget)
+        self._admission = Admission(limits, budget.tokens)
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._is_stalled = False
-        self._sequences: set[Sequence] = set()
-        self._queued: set[Sequence] = set()  # those of which nothing has been run yet
-        self._waiting = 0
-        self._token_seconds = 0.0  # what a token of a step takes, of late
+        self._awaited: set[Job] = set()
+        self._prefilled_tokens = 0
+        self._found_before = 0  # tokens found in the cache, up to the last step
+        self._observer: EngineObserver | None = None
         self._closed = False
+        self._failed = False
         self._has_threads = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tandem-engine", daemon=True)
 
@@ -112,24 +117,44 @@ class Engine:
         self._has_threads.wait()
         torch.set_num_threads(others)  # also of the threads to come
 
+    def attach(self, observer: EngineObserver) -> None:
+        """Tells it of every step from now on."""
+        self._observer = observer
+
     async def close(self) -> None:
         """Ends the thread after its current step; works that are under way fail with EngineClosedError."""
         if not self._closed:
             self._closed = True
             self._inbox.put(None)
+        if self._failed:
+            return
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
         else:
             self._close_turns()
             self._fail_all()
 
-    async def open(self, priority: int = 0) -> Sequence:
-        """A new, empty sequence. priority: who goes first where not all can be run, larger numbers before smaller
-        ones. Raises EngineClosedError or EngineFullError."""
-        self._admit()
+    def fail(self, error: EngineClosedError) -> None:
+        """Closes at once, with `error` for all works, even where the thread never comes back from its step. From the
+        event loop of the works; the process is to end then."""
+        self._failed = self._closed = True
+        self._inbox.put(None)
+        for job in tuple(self._awaited):
+            job.send(error)
+
+    async def open(self, priority: int = 0, *, tokens: int = 0, within: float | None = None) -> Sequence:
+        """A new, empty sequence.
+
+        priority: who goes first where not all can be run, larger numbers before smaller ones. tokens: that are to be
+        fed first. within: seconds that its caller waits; works on it end with DeadlinePassedError after that, without
+        another step. Raises EngineClosedError or EngineFullError.
+        """
+        if self._closed:
+            raise EngineClosedError("the engine is closed")
+        self._admission.check(priority, tokens, within)
         sequence = self._runner.open(priority)
-        self._sequences.add(sequence)
-        self._queued.add(sequence)
+        sequence.deadline = deadline(within)
+        self._admission.add(sequence, tokens)
         self._inbox.put(lambda: self._scheduler.add(sequence))
         return sequence
 
@@ -138,8 +163,9 @@ class Engine:
 
         Does not wait, so that a caller on its way out can call it.
         """
-        self._sequences.discard(sequence)
-        self._queued.discard(sequence)
+        self._admission.remove(sequence)
+        if self._failed:
+            return
         if self._closed:
             await self.close()
             sequence.close()
@@ -165,44 +191,35 @@ class Engine:
     def load(self) -> EngineLoad:
         cache = self._runner.cache
         return EngineLoad(
-            sequences=len(self._sequences),
-            waiting=self._waiting,
+            sequences=self._admission.sequences,
+            waiting=len(self._awaited),
             cache_bytes=cache.pool.held * cache.block_bytes,
             cache_capacity_bytes=cache.pool.count * cache.block_bytes,
             preemptions=self._scheduler.preemptions,
+            prefix_tokens=self._scheduler.prefix_tokens,
+            prefilled_tokens=self._prefilled_tokens,
+            queued=self._admission.queued,
+            max_sequences=self._admission.limits.max_sequences,
+            max_queue=self._admission.limits.max_queue,
         )
-
-    def _admit(self) -> None:
-        if self._closed:
-            raise EngineClosedError("the engine is closed")
-        limits = self._limits
-        if len(self._sequences) >= limits.max_sequences:
-            raise EngineFullError(f"all {limits.max_sequences} sequences are taken", self._retry_after())
-        if len(self._queued) >= limits.max_queue:
-            raise EngineFullError(f"{limits.max_queue} sequences wait for their first step", self._retry_after())
-
-    def _retry_after(self) -> float:
-        """About as long as what is waiting takes."""
-        missing = sum(job.sequence.missing for job in tuple(self._jobs))
-        return min(max(missing * self._token_seconds, _RETRY_SECONDS[0]), _RETRY_SECONDS[1])
 
     def _submit(self, work: Work) -> Job:
         if self._closed:
             raise EngineClosedError("the engine is closed")
         job = Job(work, asyncio.get_running_loop())
-        self._waiting += 1
+        self._awaited.add(job)
         self._inbox.put(job)
         return job
 
     async def _results(self, job: Job) -> AsyncGenerator[tuple[Any, Timing]]:
         try:
-            while (item := await job.items.get()) is not None:
+            while (item := await job.take()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             job.cancelled = True  # where it is not finished
-            self._waiting -= 1
+            self._awaited.discard(job)
 
     # On the engine's thread.
 
@@ -226,7 +243,7 @@ class Engine:
         """Takes in what has been submitted, waiting only where there is nothing to do; False at the end."""
         while True:
             try:
-                if self._is_stalled:
+                if self._is_stalled or self._is_unread():
                     message = self._inbox.get(timeout=_STALL_SECONDS)
                 else:
                     message = self._inbox.get(block=not self._jobs)
@@ -242,7 +259,7 @@ class Engine:
         if not self._take():
             return False
         ends = time.perf_counter() + _GATHER_SECONDS
-        while len(self._jobs) < len(self._sequences) and (left := ends - time.perf_counter()) > 0:
+        while len(self._jobs) < self._admission.sequences and (left := ends - time.perf_counter()) > 0:
             try:
                 message = self._inbox.get(timeout=min(left, _GAP_SECONDS))
             except queue.Empty:
@@ -306,33 +323,47 @@ class Engine:
         began = time.perf_counter()
         jobs, chunks = [running[task] for task, _ in planned], [chunk for _, chunk in planned]
         tokens = sum(chunk.count for chunk in chunks)
+        waits = [job.step_began(began, tokens, len(chunks)) for job in jobs]
         for job in jobs:
-            job.step_began(began, tokens, len(chunks))
-            self._queued.discard(job.sequence)
+            self._admission.began(job.sequence)
         outcomes = self._run(chunks)
         seconds = time.perf_counter() - began
-        self._note_pace(seconds / tokens)
+        prefilled = tokens - sum(chunk.logits_rows for chunk in chunks)
+        found, self._found_before = self._scheduler.prefix_tokens - self._found_before, self._scheduler.prefix_tokens
+        self._admission.stepped(seconds, tokens, computed=prefilled, found=found)
+        self._prefilled_tokens += prefilled
         self._receive(jobs, outcomes, seconds)
         self._jobs = [job for job in self._jobs if not job.ended]
+        if self._observer is not None:
+            first = [wait for wait in waits if wait is not None]
+            self._observer.stepped(StepReport(time.perf_counter() - began, tokens, len(chunks), first))
 
     def _with_tasks(self) -> dict[Task, Job]:
-        """The jobs that have tokens to run. Those that wait for an older one on the same sequence are not among them,
-        those that are over have left."""
+        """The jobs that have tokens to run. Those that wait for an older one on the same sequence, or for their reader,
+        are not among them, those that are over have left."""
         running: dict[Task, Job] = {}
         busy: set[Sequence] = set()
+        now = time.monotonic()
         for job in self._jobs:
             if job.cancelled:
                 job.abandon()
+            elif job.sequence.deadline <= now:
+                job.give_up(DeadlinePassedError("the caller's deadline has passed"))
             elif job.sequence not in busy:
-                if job.task is None:
+                if job.task is None and not job.is_ahead:
                     self._next_block(job)
                 elif job.sequence.closed:
                     job.end(SequenceClosedError("the sequence is closed"))
-                if job.task is not None and not job.ended:
-                    running[job.task] = job
+                if not job.ended:
                     busy.add(job.sequence)
+                    if job.task is not None:
+                        running[job.task] = job
         self._jobs = [job for job in self._jobs if not job.ended]
         return running
+
+    def _is_unread(self) -> bool:
+        """Whether all that there is to do waits for its readers."""
+        return bool(self._jobs) and all(job.is_ahead for job in self._jobs)
 
     def _next_block(self, job: Job) -> None:
         """Gives the job its next task, or ends it."""
@@ -355,6 +386,8 @@ class Engine:
         chunks each is tried alone: the one at fault fails, the others go on."""
         try:
             return self._runner.run(chunks)
+        except EngineClosedError as error:  # what the model runs on is gone
+            return [error] * len(chunks)
         except Exception as error:
             _log.warning("a forward pass over %d sequences failed: %s", len(chunks), error)
             if len(chunks) == 1:
@@ -385,9 +418,6 @@ class Engine:
                     job.end(item)
                 elif item is not None:
                     job.send((item, job.timing()))
-
-    def _note_pace(self, token_seconds: float) -> None:
-        self._token_seconds += (token_seconds - self._token_seconds) * (0.1 if self._token_seconds else 1)
 
     def _fail_all(self) -> None:
         """Ends every work that is left, queued ones included."""

@@ -34,17 +34,20 @@ from tandem.models import (
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
 
+# How weights are called that torch saves by itself.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_model(
-    folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "auto", weights: str = "full"
+    folder: ModelFolder, *, dtype: str = "bfloat16", device: str = "auto", weights: str = "full", shards: int = 1
 ) -> LoadedModel:
     """Loads a model for inference. Code that comes with a model is never run.
 
     dtype: `bfloat16`, `float32`, or `auto` for the one it was saved in. device: `auto` (CUDA where there is one),
-    `cpu`, `cuda` or `cuda:N`. weights: `full`, or `int8` or `int4` (see `quantise`). Raises
-    ModelCorruptError, ModelNotFoundError, ModelError or UnsupportedModelError.
+    `cpu`, `cuda` or `cuda:N`. weights: `full`, or `int8` or `int4` (see `quantise`). shards: how many processes the
+    weights are split over, of which this is one (see `parallel`); `check_shards` comes first. Raises ModelCorruptError,
+    ModelNotFoundError, ModelError or UnsupportedModelError.
     """
     logging.disable_progress_bar()
     place = _device(device)
@@ -52,8 +55,8 @@ def load_model(
     kind: torch.dtype = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16  # type: ignore[assignment]
     try:
         graft = folder.path / GRAFT
-        model = _grafted(folder, config, kind) if graft.is_file() else _plain(folder, kind)
-        model = nn.Module.to(model, place).eval().requires_grad_(False)
+        model = _grafted(folder, config, kind) if graft.is_file() else _plain(folder, kind, shards)
+        model = (nn.Module.to(model, place) if shards == 1 else model).eval().requires_grad_(False)
     except (SafetensorError, RuntimeError, OSError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise ModelError(f"{folder.model_id} does not fit the memory of {place}") from error
@@ -65,7 +68,11 @@ def load_model(
     text_config = config.get_text_config()
     if not hasattr(text_config, "max_position_embeddings"):
         raise UnsupportedModelError(f"{folder.model_id} cannot be served: its config names no max_position_embeddings")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())  # of shards, those of the whole
+    if shards > 1:
+        from tandem.inference.parallel.shards import use_local_weights
+
+        use_local_weights(model)
     if weights != "full":
         quantise(model, weights)
     return LoadedModel(
@@ -78,6 +85,19 @@ def load_model(
         device=place,
         weights=weights,
     )
+
+
+def check_shards(folder: ModelFolder, *, weights: str, shards: int) -> None:
+    """Before a group of processes meets: raises UnsupportedModelError for what cannot be split over so many."""
+    from tandem.inference.parallel.shards import check_config
+
+    if weights != "full":
+        raise UnsupportedModelError(
+            f"--weights {weights}: quantised layers cannot be split over {shards} processes; use --weights full"
+        )
+    if (folder.path / GRAFT).is_file():
+        raise UnsupportedModelError(f"{folder.model_id} is a draft of a few layers: it cannot be split over processes")
+    check_config(folder.model_id, _config(folder), shards)
 
 
 def _device(name: str) -> torch.device:
@@ -101,14 +121,21 @@ def _config(folder: ModelFolder) -> PretrainedConfig:
     )
 
 
-def _plain(folder: ModelFolder, dtype: torch.dtype) -> PreTrainedModel:
+def _plain(folder: ModelFolder, dtype: torch.dtype, shards: int) -> PreTrainedModel:
     if not any(folder.path.glob("*.safetensors")):
+        pickles = sorted(path.name for path in folder.path.iterdir() if path.suffix in _PICKLES)
+        others = f"{pickles[0]}, a pickle, can run code and is" if pickles else "weights in other formats are"
         raise ModelNotFoundError(
-            f"{folder.model_id} has no weights as safetensors in {folder.path}; weights in other formats are not read"
+            f"{folder.model_id} has no weights as safetensors in {folder.path}; {others} not read"
         )
+    split: dict[str, Any] = {}
+    if shards > 1:
+        from tandem.inference.parallel.shards import options
+
+        split = options(shards)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder.path, dtype=dtype, trust_remote_code=False, use_safetensors=True,
-        ignore_mismatched_sizes=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, output_loading_info=True, **split,
     )  # fmt: skip
     model, report = loaded
     # What does not fit or is not there is random now.
@@ -200,4 +227,4 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["LoadedModel", "ModelNotFoundError", "load_model", "tokenizer_folder"]
+__all__ = ["LoadedModel", "ModelNotFoundError", "check_shards", "load_model", "tokenizer_folder"]

@@ -35,9 +35,11 @@ def pack_linears(model: nn.Module) -> int:
     """Replaces the linear layers of a model on the CPU by packed ones, in place; returns how many.
 
     None where this build or processor has no such kernels for the model's type, or where they do not reproduce a
-    layer. A weight that is also used elsewhere (a tied embedding) stays beside its packed copy.
+    layer. A weight that is also used elsewhere (a tied embedding) stays beside its packed copy. Layers whose forward
+    was replaced (those of a model in shards) are left as they are.
     """
     linears = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    linears = [(name, module) for name, module in linears if "forward" not in vars(module)]
     linears = [(name, module) for name, module in linears if module.weight.device.type == "cpu"]
     if not linears or not _is_sound(min((module for _, module in linears), key=lambda module: module.weight.numel())):
         return 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem.inference.attention import NAME
-from tandem.inference.cache import KeyValueCache
+from tandem.inference.cache import EntryShape, KeyValueCache
 from tandem.inference.capacity import GPU_SHARE, blocks_for
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.packing import pack_linears
@@ -73,8 +73,7 @@ class ModelRunner:
         pack_linears(self._model)
         with torch.inference_mode():
             shape = probe(self._model, lambda step: self._run([0, 0], [0, 1], [1], step))
-            blocks = blocks_for(shape, loaded.device, cache_bytes=cache_bytes, gpu_share=gpu_share)
-            self.cache = KeyValueCache(shape, blocks, loaded.device)
+            self.cache = self._make_cache(shape, cache_bytes, gpu_share)
 
     def open(self, priority: int = 0) -> Sequence:
         return Sequence(self.cache.table(), priority)
@@ -142,6 +141,10 @@ class ModelRunner:
         for chunk in chunks:
             chunk.sequence.advance(chunk.count, unconfirmed=max(0, chunk.logits_rows - 1))
         return list(logits.split([chunk.logits_rows for chunk in chunks]))
+
+    def _make_cache(self, shape: EntryShape, cache_bytes: int | None, gpu_share: float) -> KeyValueCache:
+        blocks = blocks_for(shape, self.loaded.device, cache_bytes=cache_bytes, gpu_share=gpu_share)
+        return KeyValueCache(shape, blocks, self.loaded.device)
 
     def _run(self, tokens: Seq[int], positions: Seq[int], wanted: Seq[int], step: Step) -> Tensor:
         device, count = self.loaded.device, len(tokens)

@@ -57,6 +57,7 @@ class Scheduler:
     def __init__(self, pool: BlockPool, budget: Budget) -> None:
         self.budget = budget
         self.preemptions = 0
+        self.prefix_tokens = 0  # found in the cache
         self._pool = pool
         self._sequences: dict[int, Sequence] = {}
         self._step = 0
@@ -74,7 +75,7 @@ class Scheduler:
         """
         self._step += 1
         for task in tasks:
-            _match(task)
+            self._match(task)
             task.sequence.last_used = time.monotonic()
         plan = _Plan(self.budget)
         busy = {task.sequence.number for task in tasks}
@@ -93,7 +94,7 @@ class Scheduler:
 
     def _add(self, plan: _Plan, task: Task, count: int, busy: set[int]) -> None:
         """Adds up to `count` tokens of the task to the plan, if they fit."""
-        _match(task)  # it may just have given way: what is left of it need not be run again
+        self._match(task)  # it may just have given way: what is left of it need not be run again
         missing, rows = task.sequence.missing, task.rows
         count = min(count, missing)
         # Rows are wanted of the last tokens, which stay together. A prompt goes on while others take all rows.
@@ -142,6 +143,12 @@ class Scheduler:
             if other.rank < sequence.rank and other.number not in busy and other.last_used < since
         )
 
+    def _match(self, task: Task) -> None:
+        """Takes what the cache already has of a task's text, but for the tokens whose logits are wanted."""
+        table, before = task.sequence.table, task.sequence.table.length
+        table.match(task.sequence.tokens, task.sequence.length - max(task.rows, 1))
+        self.prefix_tokens += table.length - before
+
     def _has_rows(self, plan: _Plan, rows: int) -> bool:
         return not rows or not plan.chunks or plan.rows + rows <= self.budget.rows
 
@@ -158,11 +165,6 @@ class _Plan:
         self.sequences.add(task.sequence.number)
         self.tokens += chunk.count
         self.rows += chunk.logits_rows
-
-
-def _match(task: Task) -> None:
-    """Takes what the cache already has of a task's text, but for the tokens whose logits are wanted."""
-    task.sequence.table.match(task.sequence.tokens, task.sequence.length - max(task.rows, 1))
 
 
 def _turn(task: Task) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterable
 
@@ -20,7 +21,7 @@ class Sequence:
     are not there yet, or had to give way, and are run again when the sequence goes on.
 
     number: later sequences have larger ones. rank: who goes first, smaller before larger. last_step: the scheduler's,
-    in which something of it was run.
+    in which something of it was run. deadline: of `time.monotonic()`, after which nothing more is run of it.
     """
 
     def __init__(self, table: BlockTable, priority: int = 0) -> None:
@@ -32,6 +33,7 @@ class Sequence:
         self.closed = False
         self.last_used = time.monotonic()
         self.last_step = 0
+        self.deadline = math.inf
 
     @property
     def length(self) -> int:
@@ -75,6 +77,7 @@ class Sequence:
             raise SequenceClosedError("the sequence is closed")
         other = Sequence(self.table.fork(), -self.rank[0])
         other.tokens = list(self.tokens)
+        other.deadline = self.deadline
         return other
 
     def drop(self) -> None:

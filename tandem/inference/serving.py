@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tandem.grammars import Grammars
 from tandem.inference.capacity import GPU_SHARE
@@ -17,12 +19,17 @@ from tandem.inference.threads import leave_threads_to_engine
 from tandem.models import resolve
 from tandem.tokenization import Tokenizer
 
+if TYPE_CHECKING:
+    from tandem.inference.parallel.group import Leader
+    from tandem.inference.parallel.place import Place
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An engine, not started yet, and what its service says of the model. grammars: of its tokenizer."""
+    """An engine, not started yet, and what its service says of the model. grammars: of its tokenizer. group: of
+    processes that it leads; to be closed after the engine."""
 
     engine: Engine
     loaded: LoadedModel
@@ -30,6 +37,7 @@ class ServedModel:
     revision: str
     fingerprint: str
     grammars: Grammars
+    group: Leader | None = None
 
 
 def load_engine(
@@ -45,20 +53,29 @@ def load_engine(
     limits: EngineLimits | None = None,
     turns: Path | None = None,
     keeps_turns: bool = False,
+    place: Place | None = None,
 ) -> ServedModel:
     """Resolves, loads and checks a model, and makes room for its cache (see `blocks_for`).
 
-    turns, keeps_turns: see `Turns`; None, or a model that is not on the CPU, takes none. Raises ModelError,
-    UnsupportedModelError, TokenizationError, or OSError for `turns`.
+    turns, keeps_turns: see `Turns`; None, or a model that is not on the CPU, takes none. place: where this process
+    leads several. Raises ModelError, UnsupportedModelError, TokenizationError, or OSError for `turns`.
     """
     started = time.perf_counter()
     threads = leave_threads_to_engine(threads)
     folder = resolve(name, revision)
     tokenizer = Tokenizer.from_folder(tokenizer_folder(folder))
-    loaded = load_model(folder, dtype=dtype, device=device, weights=weights)
-    # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
-    loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
-    runner = ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
+    group = None
+    if place is not None:
+        from tandem.inference.parallel.start import lead
+
+        group = lead(place, folder, dtype=dtype, device=device, weights=weights)
+        device = str(group.device)
+    with nullcontext() if group is None else group.loading():
+        shards = 1 if place is None else place.world
+        loaded = load_model(folder, dtype=dtype, device=device, weights=weights, shards=shards)
+        # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
+        loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
+        runner = _runner(loaded, group, cache_bytes, gpu_share)
     shared = None
     if turns is not None and loaded.device.type == "cpu":
         from tandem.inference.turns import Turns  # not for every system
@@ -71,4 +88,16 @@ def load_engine(
         "" if weights == "full" else f" with {weights} weights", loaded.device, runner.cache.capacity,
         runner.cache.capacity * runner.cache.shape.bytes / 1e6, time.perf_counter() - started,
     )  # fmt: skip
-    return ServedModel(engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint, Grammars(tokenizer))
+    if group is not None:
+        _log.info("rank 0 leads %d processes; each has such a part of the cache", group.place.world)
+    return ServedModel(
+        engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint, Grammars(tokenizer), group
+    )
+
+
+def _runner(loaded: LoadedModel, group: Leader | None, cache_bytes: int | None, gpu_share: float) -> ModelRunner:
+    if group is None:
+        return ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
+    from tandem.inference.parallel.leader import LeaderRunner
+
+    return LeaderRunner(loaded, group, cache_bytes=cache_bytes, gpu_share=gpu_share)

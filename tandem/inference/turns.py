@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Turns:
         self._keeps = keeps
         self._door = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._place = os.open(path.with_name(f"{path.name}.next"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._name = f"{os.getpid()}, {self._door}".ljust(32).encode()
+        # Not the process's number: in containers that share the file all may be number 1.
+        self._name = secrets.token_hex(16).encode()
         self._since: float | None = None  # when the turn began, while it lasts
         self._waits = True
 

@@ -16,6 +16,9 @@ from tandem.inference.sequence import Sequence
 
 _log = logging.getLogger(__name__)
 
+# Items that may wait for their reader. One that does not read, or stands still, gets no more steps.
+_MOST_UNREAD = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -93,6 +96,7 @@ class Job:
         self.task: Task | None = None
         self.length_before = 0
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
+        self._sent = self._taken = 0  # each counted on one thread
         self._loop = loop
         self._submitted = time.perf_counter()
         self._started: float | None = None
@@ -102,6 +106,17 @@ class Job:
     @property
     def sequence(self) -> Sequence:
         return self.work.sequence
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its reader has much to read first."""
+        return self._sent - self._taken >= _MOST_UNREAD
+
+    async def take(self) -> tuple[Any, Timing] | BaseException | None:
+        """What it sends next; None at its end."""
+        item = await self.items.get()
+        self._taken += 1
+        return item
 
     def begin(self, token_ids: Seq[int], rows: int) -> None:
         """Starts on a block of its work."""
@@ -124,13 +139,15 @@ class Job:
             self.sequence.truncate(self.length_before, keep=True)  # a caller may come back with it
         self.ended = True
 
-    def step_began(self, at: float, tokens: int, sequences: int) -> None:
-        """tokens, sequences: of the whole step."""
+    def step_began(self, at: float, tokens: int, sequences: int) -> float | None:
+        """tokens, sequences: of the whole step. Returns the seconds since the submission, where it is the first."""
+        is_first = self._started is None
         if self._started is None:
             self._started = at
         self._steps += 1
         self._step_tokens += tokens
         self._step_sequences += sequences
+        return at - self._submitted if is_first else None
 
     def computed(self, seconds: float) -> None:
         self._compute += seconds
@@ -148,6 +165,7 @@ class Job:
 
     def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
         """From the engine's thread to the awaiting task, whose loop may be gone by now."""
+        self._sent += 1
         try:
             self._loop.call_soon_threadsafe(self.items.put_nowait, item)
         except RuntimeError:

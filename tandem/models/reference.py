@@ -13,8 +13,9 @@ from tandem.models.errors import ModelNotFoundError
 from tandem.models.home import make_once
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Weights as safetensors only: a pickle can run code when it is loaded.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_HUB_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+# As safetensors only: a pickle can run code when it is loaded.
+_HUB_WEIGHTS = ["*.safetensors"]
 #: Marks a draft that shares layers of its target; see `tandem.inference.loading`.
 GRAFT = "tandem.json"
 
@@ -28,11 +29,12 @@ class ModelFolder:
     revision: str
 
 
-def resolve(name: str, revision: str | None = None) -> ModelFolder:
+def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> ModelFolder:
     """Finds, and fetches where needed, what `name` names: `embedded:smollm2`, `embedded:smollm2-draft`, a folder, a
     GGUF file, a folder with one GGUF file, or a Hugging Face id at `revision`.
 
-    Raises ModelNotFoundError or ModelCorruptError.
+    weights: False for who needs only what goes with them, such as a tokenizer; nothing else is then fetched from the
+    hub. Raises ModelNotFoundError or ModelCorruptError.
     """
     if name.startswith("embedded:"):
         makers = {embedded.SMOLLM2: embedded.smollm2, embedded.SMOLLM2_DRAFT: embedded.smollm2_draft}
@@ -45,7 +47,7 @@ def resolve(name: str, revision: str | None = None) -> ModelFolder:
         return _local(path)
     if _looks_like_path(name):
         raise ModelNotFoundError(f"{name} does not exist; name a folder, a GGUF file, or a Hugging Face id")
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, _HUB_FILES + _HUB_WEIGHTS if weights else _HUB_FILES)
 
 
 def _local(path: Path) -> ModelFolder:
@@ -75,12 +77,12 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith(".gguf") or _HUB_ID.fullmatch(name) is None
 
 
-def _from_hub(name: str, revision: str | None) -> ModelFolder:
+def _from_hub(name: str, revision: str | None, files: list[str]) -> ModelFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ Handlers raise `TandemError`; `interceptor.py` sends it as a gRPC status with `g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -45,6 +46,10 @@ CODES: Mapping[str, grpc.StatusCode] = MappingProxyType(
         "INTERNAL": grpc.StatusCode.INTERNAL,
         "OUT_OF_MEMORY": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "NOT_FINITE": grpc.StatusCode.DATA_LOSS,
+        "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+        "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
+        "RATE_LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
     }
 )
 
@@ -52,6 +57,10 @@ CODES: Mapping[str, grpc.StatusCode] = MappingProxyType(
 # not at any length. Non-ASCII bytes take three in the trailer.
 _MESSAGE_BYTES = 600
 _METADATA_BYTES = 200
+_MOST_METADATA = 8
+# What another says of an error may be anything. Reasons are names, and nobody waits longer than a day.
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+_MOST_RETRY_SECONDS = 86400.0
 
 
 class TandemError(Exception):
@@ -105,6 +114,16 @@ class TandemError(Exception):
         )
 
     @classmethod
+    def prompt_over_limit(cls, prompt_tokens: int, most: int, *, field: str = "prompt") -> Self:
+        """The same of a server that takes fewer tokens than its model could."""
+        return cls(
+            "PROMPT_TOO_LONG",
+            f"the prompt of {prompt_tokens} tokens exceeds the {most} that this server takes (--max-prompt-tokens)",
+            field=field,
+            metadata={"prompt_tokens": str(prompt_tokens), "max_prompt_tokens": str(most)},
+        )
+
+    @classmethod
     def not_supported(cls, field: str, message: str) -> Self:
         return cls("NOT_SUPPORTED", f"{field}: {message}", field=field)
 
@@ -147,8 +166,10 @@ class TandemError(Exception):
         return cls("DRAFT_UNAVAILABLE", message, retry_after=retry_after)
 
     @classmethod
-    def overloaded(cls, message: str, *, retry_after: float = DEFAULT_RETRY_SECONDS) -> Self:
-        return cls("OVERLOADED", message, retry_after=retry_after)
+    def overloaded(
+        cls, message: str, *, retry_after: float = DEFAULT_RETRY_SECONDS, metadata: Mapping[str, str] | None = None
+    ) -> Self:
+        return cls("OVERLOADED", message, retry_after=retry_after, metadata=metadata)
 
     @classmethod
     def shutting_down(cls, *, retry_after: float = DEFAULT_RETRY_SECONDS) -> Self:
@@ -168,6 +189,24 @@ class TandemError(Exception):
     def not_finite(cls, message: str = "the model answered with numbers that are not finite") -> Self:
         return cls("NOT_FINITE", message)
 
+    @classmethod
+    def unauthenticated(cls, message: str) -> Self:
+        return cls("UNAUTHENTICATED", message)
+
+    @classmethod
+    def permission_denied(cls, message: str, *, field: str | None = None) -> Self:
+        return cls("PERMISSION_DENIED", message if field is None else f"{field}: {message}", field=field)
+
+    @classmethod
+    def rate_limit_exceeded(cls, limit: str, allowed: int, message: str, *, retry_after: float | None) -> Self:
+        """limit: which of the key's; allowed: its value. retry_after: None where waiting does not help."""
+        metadata = {"limit": limit, "allowed": str(allowed)}
+        return cls("RATE_LIMIT_EXCEEDED", message, metadata=metadata, retry_after=retry_after)
+
+    @classmethod
+    def deadline_exceeded(cls, message: str = "not done within the time that the caller gave") -> Self:
+        return cls("DEADLINE_EXCEEDED", message)
+
     # The wire.
 
     def to_status(self) -> grpc.Status:
@@ -175,7 +214,8 @@ class TandemError(Exception):
         message = _cut(self.message, _MESSAGE_BYTES)
         status = status_pb2.Status(code=self.code.value[0], message=message)
         if self.reason != UNSPECIFIED:
-            facts = {key: _cut(value, _METADATA_BYTES) for key, value in self.metadata.items()}
+            found = list(self.metadata.items())[:_MOST_METADATA]
+            facts = {_cut(key, _METADATA_BYTES): _cut(value, _METADATA_BYTES) for key, value in found}
             _attach(status, error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=facts))
         if self.field is not None:
             field = _cut(self.field, _METADATA_BYTES)
@@ -220,12 +260,16 @@ def _read_details(
     for detail in status.details:
         error_info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         retry_info = error_details_pb2.RetryInfo()
-        if detail.Unpack(error_info) and error_info.domain == DOMAIN:
-            info = error_info
-        elif detail.Unpack(bad_request) and bad_request.field_violations:
-            field = bad_request.field_violations[0].field
-        elif detail.Unpack(retry_info):
-            retry_after = retry_info.retry_delay.ToMicroseconds() / 1e6
+        try:
+            if detail.Unpack(error_info) and error_info.domain == DOMAIN and _REASON.fullmatch(error_info.reason):
+                info = error_info
+            elif detail.Unpack(bad_request) and bad_request.field_violations:
+                field = bad_request.field_violations[0].field
+            elif detail.Unpack(retry_info):
+                delay = retry_info.retry_delay.seconds + retry_info.retry_delay.nanos / 1e9
+                retry_after = min(max(delay, 0.0), _MOST_RETRY_SECONDS)
+        except DecodeError:  # the name of one message, and the bytes of another
+            continue
     return info, field, retry_after
 
 

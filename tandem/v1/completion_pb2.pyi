@@ -83,6 +83,38 @@ TOKEN_SOURCE_BONUS: TokenSource.ValueType  # 5
 """The target's token after a wholly accepted block."""
 Global___TokenSource: _TypeAlias = TokenSource  # noqa: Y015
 
+class _ReplicaState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
+    """Not given."""
+    REPLICA_STATE_READY: _ReplicaState.ValueType  # 1
+    """It does."""
+    REPLICA_STATE_FAILED: _ReplicaState.ValueType  # 2
+    """It does not answer, or has not answered yet."""
+    REPLICA_STATE_MISMATCHED: _ReplicaState.ValueType  # 3
+    """It answers, and serves another model than the others, or one that does not
+    fit, or speaks another version.
+    """
+
+class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
+    """Whether an orchestrator gives sequences to a replica."""
+
+REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
+"""Not given."""
+REPLICA_STATE_READY: ReplicaState.ValueType  # 1
+"""It does."""
+REPLICA_STATE_FAILED: ReplicaState.ValueType  # 2
+"""It does not answer, or has not answered yet."""
+REPLICA_STATE_MISMATCHED: ReplicaState.ValueType  # 3
+"""It answers, and serves another model than the others, or one that does not
+fit, or speaks another version.
+"""
+Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
+
 @_typing.final
 class CompleteRequest(_message.Message):
     """What to complete, and how."""
@@ -108,6 +140,7 @@ class CompleteRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     INCLUDE_STOP_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, tokenised as it is (special tokens in it are recognised). Not empty."""
     max_tokens: _builtins.int
@@ -181,6 +214,19 @@ class CompleteRequest(_message.Message):
         does; max_tokens may end it before.
         """
 
+    @_builtins.property
+    def resume(self) -> Global___TokenIds:
+        """Goes on with a completion of this same request that was begun elsewhere and
+        lost: all tokens that came of it, none if it had none. The answer has what
+        comes after them, and neither the prompt's text nor its tokens again;
+        max_tokens, min_tokens and `completion_tokens` count them, stop texts,
+        penalties and the grammar see them. Where they already hold its end, the
+        answer is that end. At temperature 0 and under the coupled rule both parts
+        together are what would have come without the loss; under any other rule the
+        rest is drawn anew, and where a lossy rule has a budget, it counts as spent.
+        For `n` = 1 only; above temperature 0 it needs the seed of the first part.
+        """
+
     def __init__(
         self,
         *,
@@ -203,10 +249,11 @@ class CompleteRequest(_message.Message):
         priority: _builtins.int = ...,
         grammar: _grammar_pb2.Grammar | None = ...,
         include_stop: _builtins.bool = ...,
+        resume: Global___TokenIds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "chat", b"chat", "grammar", b"grammar", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "chat", b"chat", "grammar", b"grammar", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "n", b"n", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "audit", b"audit", "chat", b"chat", "echo", b"echo", "grammar", b"grammar", "ignore_end_tokens", b"ignore_end_tokens", "include_stop", b"include_stop", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n", b"n", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "_max_tokens", b"_max_tokens", "_n", b"_n", "audit", b"audit", "chat", b"chat", "echo", b"echo", "grammar", b"grammar", "ignore_end_tokens", b"ignore_end_tokens", "include_stop", b"include_stop", "log_probabilities", b"log_probabilities", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "n", b"n", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
@@ -555,9 +602,9 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens generated."""
+    """Tokens generated, those of `resume` included."""
     accepted_prediction_tokens: _builtins.int
-    """Drafted tokens that are part of the completion."""
+    """Drafted tokens that are part of the completion; of a resumed one, since then."""
     rejected_prediction_tokens: _builtins.int
     """Drafted tokens that are not."""
     def __init__(
@@ -795,7 +842,9 @@ Global___RoundTime: _TypeAlias = RoundTime  # noqa: Y015
 
 @_typing.final
 class SpeculationReport(_message.Message):
-    """What speculation did. Sums over one completion."""
+    """What speculation did. Sums over one completion; over what was made here, where
+    it was resumed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1162,17 +1211,27 @@ class GetLoadResponse(_message.Message):
     COMPLETIONS_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     completions: _builtins.int
     """Completions under way in this orchestrator."""
     @_builtins.property
     def target(self) -> _model_pb2.Load:
-        """The target's load, other orchestrators' sequences included; unset where it
-        does not answer.
+        """The target's load, other orchestrators' sequences included; of several
+        replicas, that of all that are ready together. Unset where none is.
         """
 
     @_builtins.property
     def draft(self) -> _model_pb2.Load:
-        """The draft's; unset where none is reachable."""
+        """The draft's; unset where none is ready."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Every replica of the target that is known of, whatever its state."""
+
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Every replica of the draft that is known of; empty where none is wanted."""
 
     def __init__(
         self,
@@ -1180,14 +1239,62 @@ class GetLoadResponse(_message.Message):
         completions: _builtins.int = ...,
         target: _model_pb2.Load | None = ...,
         draft: _model_pb2.Load | None = ...,
+        targets: _abc.Iterable[Global___Replica] | None = ...,
+        drafts: _abc.Iterable[Global___Replica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "draft", b"draft", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "draft", b"draft", "drafts", b"drafts", "target", b"target", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLoadResponse: _TypeAlias = GetLoadResponse  # noqa: Y015
+
+@_typing.final
+class Replica(_message.Message):
+    """One process of the target or the draft service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    COMPLETIONS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """ADDRESS:PORT that the orchestrator is connected to; [ADDRESS]:PORT for IPv6."""
+    state: Global___ReplicaState.ValueType
+    """Whether it is used."""
+    problem: _builtins.str
+    """Why it is not used, in words; empty where it is."""
+    completions: _builtins.int
+    """Completions of this orchestrator that run there now."""
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelInfo:
+        """What it serves; unset where it does not answer."""
+
+    @_builtins.property
+    def load(self) -> _model_pb2.Load:
+        """Its load, as it said last; unset where it does not answer."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        state: Global___ReplicaState.ValueType = ...,
+        problem: _builtins.str = ...,
+        model: _model_pb2.ModelInfo | None = ...,
+        load: _model_pb2.Load | None = ...,
+        completions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "completions", b"completions", "load", b"load", "model", b"model", "problem", b"problem", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):

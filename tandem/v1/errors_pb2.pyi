@@ -27,7 +27,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. A field has a value that it may not have."""
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The prompt (and one token) does not fit the context."""
+    """INVALID_ARGUMENT. The prompt (and one token) does not fit the context, or is
+    longer than the server takes; metadata has both numbers.
+    """
     ERROR_REASON_NOT_SUPPORTED: _ErrorReason.ValueType  # 3
     """UNIMPLEMENTED. A field asks for what this version does not do."""
     ERROR_REASON_PROTOCOL_MISMATCH: _ErrorReason.ValueType  # 4
@@ -47,7 +49,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     on alone.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """RESOURCE_EXHAUSTED. The queue is full; retry later."""
+    """RESOURCE_EXHAUSTED. A queue is full, or what is asked for would not be done
+    within the caller's deadline; RetryInfo says when to come back. Nothing has
+    been computed for it. metadata may name what is reached (`limit`).
+    """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 11
     """UNAVAILABLE. The service is shutting down."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
@@ -56,6 +61,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. Memory for the sequence cannot be had."""
     ERROR_REASON_NOT_FINITE: _ErrorReason.ValueType  # 14
     """DATA_LOSS. The model answered with numbers that are not finite."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 15
+    """UNAUTHENTICATED. The orchestrator asks for an API key, and the request has
+    none, or one that is unknown, revoked or expired.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 16
+    """PERMISSION_DENIED. The caller's API key does not allow what was asked for;
+    waiting does not change that.
+    """
+    ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 17
+    """RESOURCE_EXHAUSTED. A limit of the caller's API key is reached; metadata
+    names it (`limit`: `concurrent` or `tokens_per_minute`) and its value
+    (`allowed`). Without RetryInfo the request as it is will never fit.
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 18
+    """DEADLINE_EXCEEDED. The time that the caller gave is over; nothing is done for
+    the request any more.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The catalogue of errors. Every error of a Tandem service is a gRPC status
@@ -70,7 +92,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. A field has a value that it may not have."""
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The prompt (and one token) does not fit the context."""
+"""INVALID_ARGUMENT. The prompt (and one token) does not fit the context, or is
+longer than the server takes; metadata has both numbers.
+"""
 ERROR_REASON_NOT_SUPPORTED: ErrorReason.ValueType  # 3
 """UNIMPLEMENTED. A field asks for what this version does not do."""
 ERROR_REASON_PROTOCOL_MISMATCH: ErrorReason.ValueType  # 4
@@ -90,7 +114,10 @@ ERROR_REASON_DRAFT_UNAVAILABLE: ErrorReason.ValueType  # 9
 on alone.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""RESOURCE_EXHAUSTED. The queue is full; retry later."""
+"""RESOURCE_EXHAUSTED. A queue is full, or what is asked for would not be done
+within the caller's deadline; RetryInfo says when to come back. Nothing has
+been computed for it. metadata may name what is reached (`limit`).
+"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 11
 """UNAVAILABLE. The service is shutting down."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
@@ -99,4 +126,21 @@ ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED. Memory for the sequence cannot be had."""
 ERROR_REASON_NOT_FINITE: ErrorReason.ValueType  # 14
 """DATA_LOSS. The model answered with numbers that are not finite."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 15
+"""UNAUTHENTICATED. The orchestrator asks for an API key, and the request has
+none, or one that is unknown, revoked or expired.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 16
+"""PERMISSION_DENIED. The caller's API key does not allow what was asked for;
+waiting does not change that.
+"""
+ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 17
+"""RESOURCE_EXHAUSTED. A limit of the caller's API key is reached; metadata
+names it (`limit`: `concurrent` or `tokens_per_minute`) and its value
+(`allowed`). Without RetryInfo the request as it is will never fit.
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 18
+"""DEADLINE_EXCEEDED. The time that the caller gave is over; nothing is done for
+the request any more.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

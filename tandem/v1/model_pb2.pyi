@@ -136,6 +136,9 @@ class Load(_message.Message):
     WAITING_BLOCKS_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
     CACHE_CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    QUEUED_SESSIONS_FIELD_NUMBER: _builtins.int
+    MAX_SESSIONS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     """Open streams, each holding one sequence."""
     waiting_blocks: _builtins.int
@@ -144,6 +147,16 @@ class Load(_message.Message):
     """Bytes of key-value cache in use."""
     cache_capacity_bytes: _builtins.int
     """Bytes of key-value cache that the service may use; 0: not bounded."""
+    queued_sessions: _builtins.int
+    """Open streams whose sequence waits for its first step; among `sessions`."""
+    max_sessions: _builtins.int
+    """Most open streams; a further one is refused with OVERLOADED. 0: not
+    bounded, or a service older than this field.
+    """
+    max_queue: _builtins.int
+    """Most of `queued_sessions`; a further one is refused with OVERLOADED. 0 as
+    in `max_sessions`.
+    """
     def __init__(
         self,
         *,
@@ -151,10 +164,13 @@ class Load(_message.Message):
         waiting_blocks: _builtins.int = ...,
         cache_bytes: _builtins.int = ...,
         cache_capacity_bytes: _builtins.int = ...,
+        queued_sessions: _builtins.int = ...,
+        max_sessions: _builtins.int = ...,
+        max_queue: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "cache_capacity_bytes", b"cache_capacity_bytes", "sessions", b"sessions", "waiting_blocks", b"waiting_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "cache_capacity_bytes", b"cache_capacity_bytes", "max_queue", b"max_queue", "max_sessions", b"max_sessions", "queued_sessions", b"queued_sessions", "sessions", b"sessions", "waiting_blocks", b"waiting_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

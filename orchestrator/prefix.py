@@ -1,0 +1,29 @@
+"""How much of a completion's text a service has been told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tandem.v1 import block_pb2
+
+
+class Prefix:
+    """Of one stream. tokens: the text, growing as tokens are committed.
+
+    position: how many of them the service holds for sure, those of its last block not counted. kept: how many of that
+    block were committed.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+        self.position = len(tokens)
+        self.kept = 0
+
+    def is_whole(self) -> None:
+        """The service holds all that is committed now."""
+        self.position, self.kept = len(self._tokens), 0
+
+    def continuation(self) -> block_pb2.Continuation:
+        """What the service has to be told before its next block."""
+        known = self.position + self.kept
+        return block_pb2.Continuation(position=known, kept=self.kept, token_ids=self._tokens[known:])
