@@ -12,6 +12,7 @@ from bench.decode.command import decode
 from bench.engine.command import Options, measured
 from bench.engine.figures import SOAK_GOAL_MINUTES, Group
 from bench.machine import describe_machine
+from bench.overload.command import overload
 from bench.page.command import report
 from bench.peers.command import peers
 from bench.quality.command import quality
@@ -19,6 +20,7 @@ from bench.record import check_writable, write_json
 from bench.reproducibility.command import reproducibility
 from bench.serve.command import serve
 from bench.tables import rig_table, wire_table
+from bench.telemetry.command import telemetry
 from bench.terminal import conclude, one_line_errors, stdout
 from bench.wire import measure
 from tandem.serving import prepare_for_models
@@ -27,11 +29,13 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 app.command()(decode)
+app.command()(overload)
 app.command()(peers)
 app.command()(quality)
 app.command()(report)
 app.command()(reproducibility)
 app.command()(serve)
+app.command()(telemetry)
 
 
 @app.callback()

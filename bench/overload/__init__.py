@@ -1,0 +1,1 @@
+"""What callers get when more is asked for than can be done, over what they get at capacity."""
