@@ -342,7 +342,7 @@ async def test_what_is_due_beyond_the_most_in_flight_counts_as_failed() -> None:
 
 @pytest.mark.parametrize("kind", ["closed", "open"])
 async def test_refusals_of_a_full_service_are_counted_and_not_sent_again(kind: str) -> None:
-    async with calling(target_limits=EngineLimits(max_sequences=1)) as (caller, _):
+    async with calling(target_limits=EngineLimits(max_sequences=1), max_waiting=0) as (caller, _):
         if kind == "closed":
             loaded = await closed_loop(caller, requests_of(), 3, seconds=0.2, least_requests=1)
         else:

@@ -33,6 +33,7 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     }
     fixed = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
     fixed["TANDEM_ORCHESTRATOR_HTTP_PORT"] = "none"  # tests run side by side
+    fixed["TANDEM_ORCHESTRATOR_DRAFT_PATIENCE_SECONDS"] = "5"  # and keep each other's drafts from their cores
     return kept | fixed | dict(variables or {})
 
 

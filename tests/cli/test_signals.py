@@ -79,7 +79,7 @@ class HalfBegun:
 def test_a_call_begins_whole_or_not_at_all_and_is_cancelled(method: str) -> None:
     call = HalfBegun()
     client: Any = Client("127.0.0.1:1")
-    client._stub = SimpleNamespace(**{method: call})
+    client._stubs = {"127.0.0.1:1": SimpleNamespace(**{method: call})}
     with pytest.raises(KeyboardInterrupt):
         if method == "Complete":
             list(client.complete(completion_pb2.CompleteRequest()))

@@ -122,7 +122,7 @@ def test_every_field_of_a_request_that_a_flag_sets_is_known(endpoint: str) -> No
     named = {"stop": "--stop-text", "stop_token_ids": "--stop-token", "ignore_end_tokens": "--ignore-end",
              "speculation": "--policy", "sampling": "--temperature", "grammar": "--json-schema", "text": "--raw",
              "chat": "--system"}  # fmt: skip
-    for_programs = {"tokens", "request_id", "return_prompt_token_ids"}
+    for_programs = {"tokens", "request_id", "return_prompt_token_ids", "resume"}
     for field in completion_pb2.CompleteRequest.DESCRIPTOR.fields_by_name:
         flag = named.get(field, f"--{field.replace('_', '-')}")
         assert (flag in flags) != (field in for_programs), field

@@ -48,6 +48,7 @@ KEYWORDS: dict[str, tuple[Any, str, Any]] = {
     "return_prompt_token_ids": (True, "return_prompt_token_ids", True),
     "tools": ([Tool("f")], "chat.tools", None),
     "template_arguments": ({"mood": "merry"}, "chat.template_arguments_json", '{"mood": "merry"}'),
+    "resume_token_ids": ((5, 6), "resume.ids", [5, 6]),
     "priority": (-5, "priority", -5),
     "request_id": ("mine", "request_id", "mine"),
 }  # fmt: skip

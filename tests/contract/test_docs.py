@@ -128,7 +128,7 @@ def test_the_catalogue_of_errors_is_that_of_the_services() -> None:
 
 
 async def test_every_call_of_callers_has_its_route() -> None:
-    upstream = Upstream("127.0.0.1:1", None, connect_timeout_seconds=1.0)  # nobody is asked
+    upstream = Upstream(["127.0.0.1:1"], connect_timeout_seconds=1.0)  # nobody is asked
     spec = make_app(Completions(byte_tokenizer(64), upstream, OrchestratorSettings())).openapi()
     await upstream.close()
     routes = {f"{method.upper()} {path}" for path, methods in spec["paths"].items() for method in methods}

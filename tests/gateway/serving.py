@@ -14,7 +14,7 @@ import openai
 from orchestrator.completions import Completions
 from orchestrator.gateway.app import make_app
 from orchestrator.gateway.server import HttpServer
-from orchestrator.server import CompletionServicer
+from orchestrator.server import completion_service
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
 from tandem.inference.loaded import LoadedModel
@@ -47,6 +47,7 @@ class Gateway:
     stub: completion_pb2_grpc.CompletionServiceStub
     http: httpx2.AsyncClient
     client: openai.AsyncOpenAI
+    stub_port: int
 
     @property
     def url(self) -> str:
@@ -89,28 +90,30 @@ async def gateway(
     draft: LoadedModel | None = None,
     tokenizer: Tokenizer = TOKENIZER,
     *,
+    own: Tokenizer | None = None,
     grace_seconds: float = 10.0,
     **options: Any,
 ) -> AsyncGenerator[Gateway]:
-    """options: of `trio`. Without models, a pair that agrees often."""
+    """own: the orchestrator's tokenizer where it is another than the target's. options: of `trio`. Without models, a
+    pair that agrees often."""
     if target is None:
         target, draft = pair()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(trio(target, draft, tokenizer, **options))
+        connect_timeout_seconds = options.get("connect_timeout_seconds", 2.0)
         settings = OrchestratorSettings(
             target=services.target.address,
             draft=services.draft.address if services.draft else None,
-            connect_timeout_seconds=2.0,
+            connect_timeout_seconds=connect_timeout_seconds,
+            draft_patience_seconds=5.0,
         )
-        upstream = Upstream(settings.target, settings.draft, connect_timeout_seconds=2.0)
+        upstream = Upstream(
+            settings.target, settings.draft, connect_timeout_seconds=connect_timeout_seconds
+        )
         stack.push_async_callback(upstream.close)
-        completions = Completions(tokenizer, upstream, settings)
+        completions = Completions(own or tokenizer, upstream, settings)
         grpc_server = Server()
-        grpc_server.add(
-            completion_pb2_grpc.add_CompletionServiceServicer_to_server,
-            CompletionServicer(completions),
-            "tandem.v1.CompletionService",
-        )
+        await stack.enter_async_context(completion_service(grpc_server, completions, upstream))
         await stack.enter_async_context(grpc_server)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(grpc_server.address))
         server = HttpServer(make_app(completions), grace_seconds=grace_seconds)
@@ -121,4 +124,4 @@ async def gateway(
         client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=60.0)
         stack.push_async_callback(client.close)
         stub = completion_pb2_grpc.CompletionServiceStub(channel)
-        yield Gateway(services, completions, server, stub, http, client)
+        yield Gateway(services, completions, server, stub, http, client, grpc_server.port)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.gateway.body import MAX_BODY_BYTES
+from orchestrator.settings import MAX_BODY_BYTES
 from tests.gateway.serving import Gateway
 
 PATHS = ["/v1/chat/completions", "/v1/completions", "/tandem/v1/complete", "/tandem/v1/tokenize"]

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.gateway.app import make_app
 from orchestrator.gateway.page import FOLDER, add_page
 from tandem.policies import policy_from_names
 from tests.gateway.serving import LOSSLESS, Gateway, gateway, pair
@@ -44,7 +45,9 @@ async def test_health_is_the_targets(served: Gateway) -> None:
     answer = await served.post("/v1/completions", {"model": "tiny", "prompt": "x"})
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert (await served.http.get("/v1/models")).status_code == 503
-    assert (await served.http.get("/tandem/v1/load")).json() == {}
+    load = (await served.http.get("/tandem/v1/load")).json()
+    assert load.keys() == {"targets", "drafts"}  # no load of any
+    assert {replica["state"] for replica in (*load["targets"], *load["drafts"])} == {"REPLICA_STATE_FAILED"}
 
 
 async def test_many_who_ask_for_health_cost_one_question(served: Gateway) -> None:
@@ -64,8 +67,7 @@ async def test_many_who_ask_for_health_cost_one_question(served: Gateway) -> Non
 async def test_a_tokenizer_that_is_not_the_targets_is_told() -> None:
     from tests.support.tokens import byte_tokenizer
 
-    async with gateway(*pair()) as served:
-        served.completions._tokenizer = byte_tokenizer(200)
+    async with gateway(*pair(), own=byte_tokenizer(200)) as served:
         for path in ("/healthz", "/v1/models", "/tandem/v1/models"):
             answer = await served.http.get(path)
             assert answer.status_code == 503 and answer.json()["error"]["code"] == "tokenizer_mismatch", answer.text
@@ -110,13 +112,10 @@ async def test_labels_do_not_grow_with_what_callers_send(served: Gateway) -> Non
         before = series
 
 
-async def test_every_name_is_tandems_and_in_base_units(served: Gateway) -> None:
-    await served.text()
-    for family in text_string_to_metric_families((await served.http.get("/metrics")).text):
-        assert family.name.startswith("tandem_") and family.documentation.endswith("."), family
-        assert not any(unit in family.name for unit in ("milli", "micro", "_ms", "percent"))
-        if family.type == "histogram" and "tokens" not in family.name:
-            assert family.name.endswith("_seconds")
+async def test_metrics_with_a_port_of_their_own_are_not_here() -> None:
+    async with gateway(*pair()) as served:
+        app = make_app(served.completions, tells_metrics=False)
+        assert TestClient(app).get("/metrics").status_code == 404
 
 
 async def test_the_page_comes_with_its_files_and_their_types(served: Gateway) -> None:

@@ -27,7 +27,7 @@ from tandem.inference.runner import ModelRunner
 VOCABULARY = 96
 CONTEXT = 128
 _WINDOW = 7
-_SHAPE = {
+SHAPE = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
     "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
@@ -35,18 +35,18 @@ _SHAPE = {
 _LAYERS = ["sliding_attention", "full_attention"]
 
 CONFIGS: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**_SHAPE),
-    "mistral, sliding window": MistralConfig(**_SHAPE, sliding_window=_WINDOW),
-    "qwen2": Qwen2Config(**_SHAPE),
+    "llama": LlamaConfig(**SHAPE),
+    "mistral, sliding window": MistralConfig(**SHAPE, sliding_window=_WINDOW),
+    "qwen2": Qwen2Config(**SHAPE),
     "qwen2, sliding window": Qwen2Config(
-        **_SHAPE, use_sliding_window=True, sliding_window=_WINDOW, layer_types=_LAYERS
+        **SHAPE, use_sliding_window=True, sliding_window=_WINDOW, layer_types=_LAYERS
     ),
-    "qwen3": Qwen3Config(**_SHAPE, head_dim=12),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=12),
     "gemma2, soft cap": Gemma2Config(
-        **_SHAPE, head_dim=12, sliding_window=_WINDOW, layer_types=_LAYERS, attn_logit_softcapping=5.0
+        **SHAPE, head_dim=12, sliding_window=_WINDOW, layer_types=_LAYERS, attn_logit_softcapping=5.0
     ),
-    "gemma3": Gemma3TextConfig(**_SHAPE, head_dim=12, sliding_window=_WINDOW, layer_types=_LAYERS),
-    "gpt-neox": GPTNeoXConfig(**{key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}),
+    "gemma3": Gemma3TextConfig(**SHAPE, head_dim=12, sliding_window=_WINDOW, layer_types=_LAYERS),
+    "gpt-neox": GPTNeoXConfig(**{key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineClosedError
 from tandem.inference.runner import ContextFullError
 from tandem.sampling import History, NotFiniteError, SamplingChain, SamplingParams
 from tests.inference.works import PROMPTS, GatedRunner, Greedy, alone, stuck_in_a_step, until
@@ -129,3 +129,21 @@ async def test_what_a_fault_left_in_the_cache_is_not_found_again(engine: Engine,
     await engine.release(work.sequence)
     weight[7] = before
     assert await alone(engine, [*prompt, 50], 4) == expected
+
+
+async def test_an_engine_that_fails_ends_its_works_though_a_step_never_returns(
+    engine: Engine, runner: GatedRunner
+) -> None:
+    idle = await engine.open()
+    stuck = await stuck_in_a_step(engine, runner)
+    queued = asyncio.create_task(alone(engine, [2], 2))
+    await until(lambda: engine.load().waiting == 2)
+    engine.fail(EngineClosedError("rank 1 is gone"))
+    for task in (stuck, queued):
+        with pytest.raises(EngineClosedError, match="rank 1 is gone"):
+            await task
+    with pytest.raises(EngineClosedError):
+        await engine.open()
+    await engine.release(idle)
+    await engine.close()
+    assert engine.load().waiting == 0 and not runner.gate.is_set()

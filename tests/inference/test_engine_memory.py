@@ -183,7 +183,7 @@ async def test_a_full_engine_says_when_to_come_again_and_takes_callers_afterward
 
 async def test_who_is_refused_waits_longer_where_more_is_waiting(runner: GatedRunner) -> None:
     async with started(runner, max_sequences=2, step_tokens=16) as engine:
-        engine._token_seconds = 0.05
+        engine._admission._token_seconds = 0.05
         sequences = [await engine.open(), await engine.open()]
         runner.gate.clear()
         task = asyncio.create_task(engine.run(Greedy(sequences[0], text(100, 1), 1)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from safetensors.torch import load_file
 
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
-from tandem.models import resolve
+from tandem.models import ModelNotFoundError, embedded, resolve
 from tandem.models.quantise import dequantise
 from tandem.tokenization import Tokenizer
+from tests.models.checks import refused
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 EMBEDDING = "model.embed_tokens.weight"
@@ -71,3 +74,25 @@ def test_it_is_part_of_the_package_with_what_it_names() -> None:
     facts = json.loads((files / "tandem.json").read_text())
     assert facts["base"] == "embedded:smollm2"
     assert {"config.json", "tandem.json", facts["weights"]} <= {file.name for file in files.iterdir()}
+
+
+def test_a_package_without_the_weights_takes_them_from_the_cache(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = resolve("embedded:smollm2-draft").path
+    bare = tmp_path / "package"
+    shutil.copytree(packaged, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    kept = embedded.keep_draft()
+    assert kept.is_relative_to(home) and kept == embedded.keep_draft()
+    monkeypatch.setattr(embedded, "_DRAFT", bare)
+    assert resolve("embedded:smollm2-draft").path == kept
+    for file in packaged.iterdir():
+        assert (kept / file.name).read_bytes() == file.read_bytes()
+    (kept / "layers.int8.safetensors").unlink()
+    with refused(ModelNotFoundError, "the weights of embedded:smollm2-draft are neither in this package", str(home)):
+        resolve("embedded:smollm2-draft")
+
+
+def test_a_cache_of_another_release_is_not_taken_for_this_one() -> None:
+    weights = resolve("embedded:smollm2-draft").path / "layers.int8.safetensors"
+    assert embedded._DRAFT_FOLDER.endswith(hashlib.sha256(weights.read_bytes()).hexdigest()[:8])

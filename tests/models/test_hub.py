@@ -35,6 +35,25 @@ def test_a_model_is_fetched_without_code_and_pickles(hub: Hub) -> None:
     assert load_model(found, dtype="float32", device="cpu").vocabulary_size == 64
 
 
+def test_who_needs_a_tokenizer_alone_fetches_no_weights(hub: Hub) -> None:
+    found = resolve("org/model", weights=False)
+    assert {path.name for path in found.path.iterdir()} == {
+        "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja",
+    }  # fmt: skip
+    assert resolve("org/model").path == found.path and (found.path / "model.safetensors").is_file()
+
+
+def test_a_model_that_was_fetched_is_read_from_a_cache_that_cannot_be_written(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the services of a cluster do: another container fetched it."""
+    first = resolve("org/model")
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "hub").rglob("*")}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve("org/model") == first
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "hub").rglob("*")} == before
+
+
 def test_the_revision_that_is_asked_for_is_the_one_that_is_fetched(hub: Hub) -> None:
     assert resolve("org/model", "v1.0").revision == "v1.0"
     assert "/api/models/org/model/revision/v1.0" in "\n".join(hub.requested)

@@ -51,8 +51,8 @@ async def playground(*, noise: float = 0.15) -> AsyncGenerator[Served]:
 @asynccontextmanager
 async def gateway(target: str, draft: str | None) -> AsyncGenerator[str]:
     """An orchestrator's HTTP face in front of two addresses; gives its own."""
-    settings = OrchestratorSettings(target=target, draft=draft, connect_timeout_seconds=1.0)
-    upstream = Upstream(target, draft, connect_timeout_seconds=settings.connect_timeout_seconds)
+    settings = OrchestratorSettings(target=target, draft=draft, connect_timeout_seconds=1.0, draft_patience_seconds=5.0)
+    upstream = Upstream(settings.target, settings.draft, connect_timeout_seconds=settings.connect_timeout_seconds)
     http = HttpServer(make_app(Completions(tokenizer(), upstream, settings)))
     try:
         http.bind()

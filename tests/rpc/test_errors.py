@@ -36,6 +36,10 @@ EXAMPLES = {
         TandemError.internal(),
         TandemError.out_of_memory("no room for 4096 tokens"),
         TandemError.not_finite(),
+        TandemError.unauthenticated("an API key is needed"),
+        TandemError.permission_denied("at most 16", field="max_tokens"),
+        TandemError.rate_limit_exceeded("concurrent", 4, "4 are under way", retry_after=1.0),
+        TandemError.deadline_exceeded(),
     )
 }
 
@@ -81,7 +85,9 @@ async def test_standard_details_are_attached(serve) -> None:
     assert [violation.field for violation in bad_request.field_violations] == ["max_tokens"]
 
 
-@pytest.mark.parametrize("reason", ["TARGET_UNAVAILABLE", "DRAFT_UNAVAILABLE", "OVERLOADED", "SHUTTING_DOWN"])
+@pytest.mark.parametrize(
+    "reason", ["TARGET_UNAVAILABLE", "DRAFT_UNAVAILABLE", "OVERLOADED", "SHUTTING_DOWN", "RATE_LIMIT_EXCEEDED"]
+)
 def test_what_may_pass_says_when_to_retry(reason: str) -> None:
     assert EXAMPLES[reason].retry_after is not None
 

@@ -9,6 +9,7 @@ from tandem.settings import (
     Endpoint,
     Endpoints,
     OptionalEndpoint,
+    OptionalEndpoints,
     ServiceSettings,
     load_settings,
     service_config,
@@ -26,6 +27,7 @@ class Settings(ServiceSettings):
     peer: Endpoint = Field("127.0.0.1:7002", description="The other one.")
     friend: OptionalEndpoint = Field("127.0.0.1:7003", description="Or none.")
     targets: Endpoints = Field(("127.0.0.1:7001",), description="Where targets listen.")
+    friends: OptionalEndpoints = Field(("127.0.0.1:7004",), description="Several, or none.")
 
 
 VARIABLE = "TANDEM_EXAMPLE_"
@@ -62,6 +64,16 @@ def test_several_endpoints_by_flag(argv: list[str]) -> None:
 def test_several_endpoints_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE + "TARGETS", "a:1, [::1]:2")
     assert load_settings(Settings, ["--model", "m"]).targets == ("a:1", "[::1]:2")
+
+
+@pytest.mark.parametrize("value", ["none", "", "a:1, [::1]:2"])
+def test_several_endpoints_can_be_taken_away(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ("a:1", "[::1]:2") if "a" in value else ()
+    assert load_settings(Settings, ["--model", "m"]).friends == ("127.0.0.1:7004",)
+    assert load_settings(Settings, ["--model", "m", "--friends", value]).friends == expected
+    monkeypatch.setenv(VARIABLE + "FRIENDS", value)
+    assert load_settings(Settings, ["--model", "m"]).friends == expected
+    assert Settings(model="m", friends=None).friends == ()
 
 
 @pytest.mark.parametrize("value", ["none", ""])

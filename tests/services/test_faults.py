@@ -59,7 +59,8 @@ async def test_killing_the_draft_never_loses_a_token(accept: str) -> None:
 
 
 async def test_a_lost_target_is_said_with_its_reason_and_a_time_to_retry() -> None:
-    async with trio(tiny_llama(1), tiny_llama(1), TOKENIZER, connect_timeout_seconds=0.5) as services:
+    patience = {"connect_timeout_seconds": 0.5, "target_patience_seconds": 0.5}
+    async with trio(tiny_llama(1), tiny_llama(1), TOKENIZER, **patience) as services:
         received, error = 0, None
         try:
             async for response in services.stub.Complete(make_request([1], max_tokens=LENGTH)):

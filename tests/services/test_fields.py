@@ -212,6 +212,17 @@ async def the_name_comes_back(services: Trio) -> None:
     assert drawn[0] and drawn[0] != drawn[1]
 
 
+@covers("resume.ids")
+async def a_completion_goes_on_after_the_tokens_that_it_has(services: Trio) -> None:
+    whole = await services.complete(PROMPT, max_tokens=12)
+    had = completion_pb2.TokenIds(ids=whole.token_ids[:5])
+    rest = await services.complete(PROMPT, max_tokens=12, resume=had)
+    assert [*had.ids, *rest.token_ids] == list(whole.token_ids)
+    assert rest.text and whole.text.endswith(rest.text)
+    unknown = completion_pb2.TokenIds(ids=[1, 257])
+    assert (await services.refusal(make_request(PROMPT, max_tokens=12, resume=unknown))).field == "resume.ids[1]"
+
+
 @covers("n")
 async def there_are_n_choices(services: Trio) -> None:
     found = await services.complete(PROMPT, max_tokens=8, n=3, sampling=SAMPLED)

@@ -11,32 +11,20 @@ from tandem.inference.runner import ModelRunner
 from tandem.rpc.errors import TandemError
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
-from tests.support.trio import OFF, Trio, make_request, policy, trio
+from tests.support.trio import OFF, make_request, policy, trio
 
 TOKENIZER = byte_tokenizer(64)
 _BLOCK_BYTES = ModelRunner(tiny_llama()).cache.block_bytes
 
 
-async def occupied(services: Trio) -> grpc.aio.UnaryStreamCall:
-    """A completion that has begun and goes on for long."""
-    call = services.stub.Complete(make_request([3, 1], speculation=OFF, max_tokens=500, sampling={"temperature": 0}))
-    async for response in call:
-        if response.tokens or response.text:
-            return call
-    raise AssertionError("it ended at once")
-
-
 async def test_a_full_target_tells_callers_when_to_come_back_and_takes_them_then() -> None:
     limits = EngineLimits(max_sequences=1)
     async with trio(tiny_llama(1), None, TOKENIZER, target_limits=limits) as services:
-        call = await occupied(services)
+        held = await services.target_engine.open()
         error = await services.refusal(make_request([1, 2], speculation=OFF, max_tokens=4))
         assert (error.reason, error.code) == ("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED)
         assert error.retry_after is not None and 0 < error.retry_after <= 30
-        call.cancel()
-        async with asyncio.timeout(20):
-            while services.target_engine.load().sequences:
-                await asyncio.sleep(0.01)
+        await services.target_engine.release(held)
         assert len((await services.complete([1, 2], max_tokens=4)).token_ids) == 4
 
 

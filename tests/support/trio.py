@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -12,7 +12,7 @@ from draft_service.drafters.base import Drafter
 from draft_service.drafters.model import ModelDrafter
 from draft_service.server import DraftServicer
 from orchestrator.completions import Completions
-from orchestrator.server import CompletionServicer
+from orchestrator.server import completion_service
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
 from tandem.grammars import Grammars
@@ -21,14 +21,27 @@ from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import ModelRunner
 from tandem.inference.serving import ServedModel
 from tandem.policies import policy_from_names
+from tandem.rpc.channels import connect
 from tandem.rpc.errors import TandemError
 from tandem.rpc.server import Server
+from tandem.rpc.tls import ClientTls, ServerTls
+from tandem.telemetry import Telemetry
+from tandem.telemetry.services import ModelTelemetry
 from tandem.tokenization import Tokenizer
 from tandem.v1 import completion_pb2, completion_pb2_grpc, draft_pb2_grpc, policy_pb2, target_pb2_grpc
 from tandem.wire import model_info
 from target_service.server import TargetServicer
 
 OFF = policy_pb2.SpeculationPolicy(off=True)
+
+
+@dataclass(slots=True)
+class Telemetries:
+    """Of the three services."""
+
+    orchestrator: Telemetry = field(default_factory=Telemetry)
+    draft: ModelTelemetry = field(default_factory=lambda: ModelTelemetry("draft"))
+    target: ModelTelemetry = field(default_factory=lambda: ModelTelemetry("target"))
 
 
 @dataclass(slots=True)
@@ -41,6 +54,7 @@ class Trio:
     target_engine: Engine
     draft_engine: Engine | None
     orchestrator: Server
+    completions: Completions
 
     async def complete(
         self, prompt: list[int], *, policy: policy_pb2.SpeculationPolicy = OFF, timeout: float = 60.0, **fields: object
@@ -86,22 +100,28 @@ async def trio(
     draft_fingerprint: str | None = None,
     draft_address: str | None = None,
     target_cache_bytes: int | None = None,
+    draft_cache_bytes: int | None = None,
     target_limits: EngineLimits | None = None,
     draft_limits: EngineLimits | None = None,
+    telemetry: Telemetries | None = None,
+    tls: ServerTls | None = None,
+    caller_tls: ClientTls | None = None,
     **settings: object,
 ) -> AsyncGenerator[Trio]:
     """Starts all that is needed and stops it.
 
-    draft_address: what to take for a draft where none is started. settings: of the orchestrator.
+    draft_address: what to take for a draft where none is started. tls: of all three; caller_tls: of `stub`. settings:
+    of the orchestrator.
     """
+    told = telemetry or Telemetries()
     async with AsyncExitStack() as stack:
         served = serve_model(target, tokenizer, cache_bytes=target_cache_bytes, limits=target_limits)
         served.engine.start()
         stack.push_async_callback(served.engine.close)
-        target_server = Server()
+        target_server = Server(observers=told.target.interceptors(), tls=tls)
         target_server.add(
             target_pb2_grpc.add_TargetServiceServicer_to_server,
-            TargetServicer(served.engine, model_info(served), served.grammars),
+            TargetServicer(served.engine, model_info(served), served.grammars, told.target),
             "tandem.v1.TargetService",
         )
         await stack.enter_async_context(target_server)
@@ -109,15 +129,16 @@ async def trio(
         if draft is not None:
             if isinstance(draft, LoadedModel):
                 drafting = serve_model(
-                    draft, tokenizer, "tiny-draft", fingerprint=draft_fingerprint, limits=draft_limits
-                )
+                    draft, tokenizer, "tiny-draft",
+                    fingerprint=draft_fingerprint, cache_bytes=draft_cache_bytes, limits=draft_limits,
+                )  # fmt: skip
                 grammars = drafting.grammars
                 draft_engine = drafting.engine
                 draft = ModelDrafter(drafting.engine, model_info(drafting))
             await draft.start()
             stack.push_async_callback(draft.close)
-            draft_server = Server()
-            servicer = DraftServicer(draft, grammars)
+            draft_server = Server(observers=told.draft.interceptors(), tls=tls)
+            servicer = DraftServicer(draft, grammars, told.draft)
             draft_server.add(
                 draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService"
             )
@@ -125,22 +146,32 @@ async def trio(
         configured = OrchestratorSettings(
             target=target_server.address,
             draft=draft_server.address if draft_server else draft_address,
-            **{"connect_timeout_seconds": 2.0, **settings},
+            **{"connect_timeout_seconds": 2.0, "draft_patience_seconds": 5.0, **settings},
         )
         upstream = Upstream(
-            configured.target, configured.draft, connect_timeout_seconds=configured.connect_timeout_seconds
+            configured.target,
+            configured.draft,
+            connect_timeout_seconds=configured.connect_timeout_seconds,
+            target_patience_seconds=configured.target_patience_seconds,
+            target_timeout_seconds=configured.target_timeout_seconds,
+            stall_seconds=configured.stall_seconds,
+            resolve_seconds=configured.resolve_seconds,
+            max_waiting=configured.max_waiting,
+            telemetry=told.orchestrator,
+            tls=configured.upstream_tls(),
         )
         stack.push_async_callback(upstream.close)
-        orchestrator = Server()
-        orchestrator.add(
-            completion_pb2_grpc.add_CompletionServiceServicer_to_server,
-            CompletionServicer(Completions(tokenizer, upstream, configured)),
-            "tandem.v1.CompletionService",
-        )
+        orchestrator = Server(observers=told.orchestrator.interceptors(), tls=tls)
+        completions = Completions(tokenizer, upstream, configured, told.orchestrator)
+        await stack.enter_async_context(completion_service(orchestrator, completions, upstream))
         await stack.enter_async_context(orchestrator)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(orchestrator.address))
+        if caller_tls is None:
+            channel = grpc.aio.insecure_channel(orchestrator.address)
+        else:
+            channel = connect(orchestrator.address, caller_tls)
+        await stack.enter_async_context(channel)
         stub = completion_pb2_grpc.CompletionServiceStub(channel)
-        yield Trio(stub, target_server, draft_server, served.engine, draft_engine, orchestrator)
+        yield Trio(stub, target_server, draft_server, served.engine, draft_engine, orchestrator, completions)
 
 
 def policy(stop: str = "fixed", accept: str = "exact", **options: float | None) -> policy_pb2.SpeculationPolicy:
