@@ -1,7 +1,8 @@
 """How a stream really ended, where writing to it failed.
 
 A service may refuse a stream while the next message is on its way. grpc.aio then fails the write and puts an INTERNAL
-error of its own in the place of the status that the service sent, before that has come or after.
+error of its own in the place of the status that the service sent, before that has come or after
+(https://github.com/grpc/grpc/issues/36066).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Ending:
     def __init__(self, call: grpc.aio.Call) -> None:
         self._error: grpc.aio.AioRpcError | None = None
         self._known = asyncio.Event()
+        self._unended: Any = None
         call.add_done_callback(self._note)
 
     async def behind(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
@@ -37,13 +39,25 @@ class Ending:
         assert self._error is not None
         return self._error
 
+    def close(self) -> None:
+        """To be called once the call has been cancelled; ends it where that has done nothing.
+
+        The true status comes behind the answers before it. Where these are never read, gRPC waits for it as long as the
+        connection lives, and holds the call and a task; to grpc.aio it is over, and cancelling it does nothing.
+        """
+        if self._unended is not None:
+            self._unended._cython_call.cancel("nobody reads what is left of it")  # nothing public reaches it
+
     def _note(self, call: grpc.aio.Call) -> None:
         # Called with each status that the call is given; all of these are there and do not wait.
         code, details = _now(call.code()), _now(call.details())
         if code is grpc.StatusCode.OK:  # to a message that was still to be answered, it is gone all the same
             code, details = grpc.StatusCode.UNAVAILABLE, "the service ended the stream"
         error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _now(call.trailing_metadata()), details)
-        if not _is_own(error):
+        if _is_own(error):
+            self._unended = call
+        else:
+            self._unended = None
             self._error = error
             self._known.set()
 

@@ -192,6 +192,7 @@ class _Stream(Generic[RequestT]):
         """Ends the stream; the service frees what it held. May be called at any time, also twice."""
         if self._call is not None:
             self._call.cancel()
+            self._ending.close()
         if self._replica is not None:
             self._replica.left(self)
         self._lease.close()

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from orchestrator.ending import Ending
 from tandem.inference.engine import Engine
 from tandem.rpc.server import Server
 from tandem.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
@@ -105,6 +106,7 @@ async def beside(behaves: Callable[[], Awaitable[str]], tally: Tally) -> AsyncGe
 async def _stream(channel: grpc.aio.Channel, talk: Talk, tally: Tally, where: str) -> None:
     """One talk: good messages, then others, then an end."""
     call = channel.stream_stream(talk.path)()
+    ending = Ending(call)
     try:
         async with asyncio.timeout(LIMIT):
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -113,7 +115,9 @@ async def _stream(channel: grpc.aio.Channel, talk: Talk, tally: Tally, where: st
     except TimeoutError:
         tally.defects.append(f"{where}: hangs")
         status, details = "HANGS", ""
+    finally:
         call.cancel()
+        ending.close()  # else the fuzzer itself leaves calls behind
     if details == "Internal error from Core":  # grpc's own, of a write to a stream that has just ended
         status = "ENDED WHILE WRITING"
     if status in _BROKEN:
