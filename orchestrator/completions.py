@@ -224,10 +224,10 @@ class Completions:
         text, had, is_over = await self._text(planned)
         account = Account(len(planned.prompt), had)
         speculates = planned.speculation is not None
-        if pair.draft is None:  # no rule is in force then, a lossy one neither
-            account.draft_failures += planned.speculation is not None and self._upstream.has_draft
+        if planned.speculation is not None and not self._upstream.has_draft:  # no rule is ever in force then
             planned = replace(planned, speculation=None)
         if planned.speculation is not None:
+            account.draft_failures += pair.draft is None  # to begin with; one that comes is used
             shed = self._governor.shed(planned.speculation, lambda: pair.target.replica)
             planned = replace(planned, speculation=shed)
         watch = Watch(self.telemetry, planned.speculation, speculates=speculates, span=span)
@@ -253,7 +253,8 @@ class Completions:
                 reason=completion_pb2.FINISH_REASON_STOP if stopped else completion_pb2.FINISH_REASON_LENGTH,
                 stop=text.stopped_by,
                 usage=account.usage(),
-                speculation=account.speculation(planned.speculation),
+                # No draft has been asked: no rule was in force, a lossy one neither.
+                speculation=account.speculation(planned.speculation if pair.draft is not None else None),
                 seed=planned.seed,
             )
         yield self._response(planned, text=rest, finish=outcome.finish)

@@ -110,7 +110,7 @@ class Decoder:
     async def _all_rounds(self) -> AsyncGenerator[Committed]:
         """The target's first token needs no draft; then rounds, and the target alone for as long as there is no draft
         or none that pays. Goes on for as long as it is asked for more."""
-        if self._plan.speculation is None or self._pair.draft is None:
+        if self._plan.speculation is None:
             async with aclosing(self._alone(self._left, NO_DRAFT)) as alone:
                 async for committed in alone:
                     yield committed

@@ -2,8 +2,8 @@
 
 It is in one of four states. There: the next round has a block. Late: a block was not there in time; the target goes on
 alone while the answer is waited for, which is stale by then, and speculation goes on with the round after it. Away: the
-draft was lost; another one, or the same once it is back, is opened with all that is committed and takes it in, while
-the target goes on alone. Left alone for a while: it is slower than it can help.
+draft was lost, or there was none when the completion began; another one, or the same once it is back, is opened with all
+that is committed and takes it in, while the target goes on alone. Left alone for a while: it is slower than it can help.
 """
 
 from __future__ import annotations
@@ -72,8 +72,11 @@ class DraftSide:
         self._rows = Patience(slack, _ROWS_SECONDS)
 
     def open(self) -> None:
-        """Does not wait for an answer. Raises TandemError where the models do not fit."""
-        assert self._pair.draft is not None
+        """Does not wait for an answer, nor for a draft where there is none yet. Raises TandemError where the models do
+        not fit."""
+        if self._pair.draft is None:
+            self._seek()
+            return
         check_pair(draft=self._pair.draft.model, target=self._target_model)
         self._opening = self._open_message()
         self._stream = DraftStream.at(self._pair.draft)
@@ -263,6 +266,9 @@ class DraftSide:
         self._pair.draft.release()
         self._end()
         self._chunks.anew()
+        self._seek()
+
+    def _seek(self) -> None:
         self._return = Return(self._pair, self._open_message, self._tokens, self._settings)
 
     def _misled(self, problem: str) -> TandemError:

@@ -15,8 +15,8 @@ from tandem.v1.model_pb2 import ModelInfo
 
 
 class Pair:
-    """target, draft: the places; draft is None where there is none, or none is wanted. As a context manager it gives
-    both up in the end.
+    """target, draft: the places; draft is None where none is wanted, or there has been none yet. As a context manager
+    it gives both up in the end.
 
     The completions of one request share their prompt: they begin at one pair, where it is taken in once.
     """
@@ -87,14 +87,16 @@ class Pair:
         return True
 
     async def draft_again(self) -> None:
-        """Goes to a draft after the one that there was has been lost: any that is ready, also that one. Raises
-        TandemError where there is none now."""
-        assert self.draft is not None
+        """Goes to a draft where there was none to begin with, or after it has been lost: any that is ready, also that
+        one. Raises TandemError where there is none now."""
         replica = self._choose_draft(self._avoided)
-        if replica is None or not await self._drafts.budget.take(0.0):
+        if replica is None or (self.draft is not None and not await self._drafts.budget.take(0.0)):
             raise self._drafts.service.error("no draft can be used now")
         self._tried = {replica}
-        self.draft.move(replica)
+        if self.draft is None:
+            self.draft = Lease(replica)
+        else:
+            self.draft.move(replica)
 
     def avoid_draft(self) -> None:
         """What the draft makes is of no use for this completion."""

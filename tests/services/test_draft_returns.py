@@ -94,6 +94,25 @@ async def test_a_draft_that_is_killed_and_comes_back_drafts_again(made: Fleet, a
     await until_idle(target, draft)
 
 
+@pytest.mark.parametrize("accept", ["exact", "coupled"])
+async def test_a_completion_that_began_without_a_draft_takes_up_one_that_comes(made: Fleet, accept: str) -> None:
+    target, draft = await made.target(), await made.draft()
+    await draft.kill()
+    orchestrator = await made.orchestrator([target], [draft])
+    await orchestrator.until(target)
+    await orchestrator.until(draft, state="failed")
+    reader = Reader(orchestrator, accept, 600)
+    await reader.until(is_alone)
+    await draft.come_back()
+    await reader.until(is_drafted)
+    await reader.until(lambda tokens: reader.finish is not None)
+    assert reader.finish is not None
+    report = reader.finish.speculation
+    assert (report.accept_rule, report.draft_failures) == (accept, 1) and report.accepted_tokens > 0
+    await reader.leave_and_compare()
+    await until_idle(target, draft)
+
+
 async def test_another_draft_takes_the_place_of_one_that_was_killed(made: Fleet) -> None:
     target, drafts = await made.target(), [await made.draft() for _ in range(2)]
     orchestrator = await made.orchestrator([target], drafts)

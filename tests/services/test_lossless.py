@@ -127,7 +127,7 @@ async def test_a_seed_gives_the_same_text_alone_and_beside_other_requests() -> N
         assert len({tuple(text) for text in alone}) > 6
 
 
-SAMPLES = 5_000
+SAMPLES = 2_000
 # Chi-square over the 16 pairs with 15 degrees of freedom: P(X > 60.5) = 2e-7 or less for each of the tests below.
 CRITICAL = 60.5
 
