@@ -2,8 +2,9 @@
 
 It is in one of four states. There: the next round has a block. Late: a block was not there in time; the target goes on
 alone while the answer is waited for, which is stale by then, and speculation goes on with the round after it. Away: the
-draft was lost, or there was none when the completion began; another one, or the same once it is back, is opened with all
-that is committed and takes it in, while the target goes on alone. Left alone for a while: it is slower than it can help.
+draft was lost, or there was none when the completion began; another one, or the same once it is back, is opened with
+all that is committed and takes it in, while the target goes on alone. Left alone for a while: it is slower than it can
+help.
 """
 
 from __future__ import annotations
