@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import grpc
 
 from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
-from draft_service.drafters.limits import check_limits
+from tandem.block_limits import check_limits
 from tandem.faults import reported
 from tandem.grammars import Grammars
 from tandem.progress import Progress

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Draw, Drawn, draw_many
-from draft_service.drafters.limits import Limiter
+from tandem.block_limits import Limiter
 from tandem.inference import runner
 from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
-from draft_service.drafters.limits import Limiter
+from tandem.block_limits import Limiter
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
 from tandem.inference.observer import EngineObserver

@@ -85,6 +85,7 @@ class DraftRequest(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___DraftOpen:
         """Opens the sequence; first message of a stream and only there."""
@@ -97,18 +98,23 @@ class DraftRequest(_message.Message):
     def rows(self) -> Global___DraftRows:
         """Asks for full rows of the last block."""
 
+    @_builtins.property
+    def taken(self) -> Global___DraftTaken:
+        """Takes a block that came ahead. Gets no answer."""
+
     def __init__(
         self,
         *,
         open: Global___DraftOpen | None = ...,
         round: Global___DraftRound | None = ...,
         rows: Global___DraftRows | None = ...,
+        taken: Global___DraftTaken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "open", b"open", "round", b"round", "rows", b"rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "open", b"open", "round", b"round", "rows", b"rows", "taken", b"taken"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "open", b"open", "round", b"round", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "open", b"open", "round", b"round", "rows", b"rows", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "round", "rows"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "round", "rows", "taken"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -215,6 +221,7 @@ class DraftRound(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, growing within a sequence, from 0 or more; a message
     whose round is not larger than the last one's is dropped and counted, and
@@ -228,20 +235,128 @@ class DraftRound(_message.Message):
     def limits(self) -> Global___DraftLimits:
         """When to stop drafting."""
 
+    @_builtins.property
+    def look_ahead(self) -> Global___LookAhead:
+        """What may be drafted ahead once the block is there. Unset: nothing."""
+
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         continuation: _block_pb2.Continuation | None = ...,
         limits: Global___DraftLimits | None = ...,
+        look_ahead: Global___LookAhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DraftRound: _TypeAlias = DraftRound  # noqa: Y015
+
+@_typing.final
+class DraftTaken(_message.Message):
+    """Takes a block that came ahead, whole or cut, as the block of a round: what it
+    foresaw has come true. The service goes on as if it had been asked for it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Number of the round, as in DraftRound."""
+    used: _builtins.int
+    """Candidates that are verified, from the block's start; at most as many as were
+    sent. Those behind them are not part of the block.
+    """
+    @_builtins.property
+    def continuation(self) -> _block_pb2.Continuation:
+        """What became of the last block. Its one token and `kept` name the block that is
+        taken; where none such was sent, PREFIX_MISMATCH ends the stream.
+        """
+
+    @_builtins.property
+    def limits(self) -> Global___DraftLimits:
+        """Under which the next blocks are drafted ahead."""
+
+    @_builtins.property
+    def look_ahead(self) -> Global___LookAhead:
+        """What may be drafted ahead of what becomes of this block. Unset: nothing."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        continuation: _block_pb2.Continuation | None = ...,
+        used: _builtins.int = ...,
+        limits: Global___DraftLimits | None = ...,
+        look_ahead: Global___LookAhead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead", "round", b"round", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftTaken: _TypeAlias = DraftTaken  # noqa: Y015
+
+@_typing.final
+class LookAhead(_message.Message):
+    """What may be drafted before it is asked for, while the target verifies a block:
+    for each of the likeliest outcomes (so many candidates kept, then this token)
+    the block that would come next. A service may do less, or nothing: asked-for
+    blocks, also of others, go first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_BRANCHES_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_CURVE_FIELD_NUMBER: _builtins.int
+    CORRECTION_SHARES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    max_branches: _builtins.int
+    """Outcomes to draft for, at most. 0 drafts nothing ahead; at most 64."""
+    max_tokens: _builtins.int
+    """Candidates of each such block, at most; the other limits are those of the
+    round itself. At most 64.
+    """
+    max_bytes: _builtins.int
+    """Bytes of `ahead` messages for one round, at most; 0: 1 MiB."""
+    @_builtins.property
+    def acceptance_curve(self) -> Global___AcceptanceCurve:
+        """What is expected of a candidate by its entropy: ranks the outcomes. Without
+        knots a constant is taken.
+        """
+
+    @_builtins.property
+    def correction_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How often the outcome's token was the draft's next best, second next and so
+        on, where a candidate was rejected: shares in [0, 1] that add up to 1 or less.
+        At most 16; empty takes some.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_branches: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        acceptance_curve: Global___AcceptanceCurve | None = ...,
+        correction_shares: _abc.Iterable[_builtins.float] | None = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "correction_shares", b"correction_shares", "max_branches", b"max_branches", "max_bytes", b"max_bytes", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookAhead: _TypeAlias = LookAhead  # noqa: Y015
 
 @_typing.final
 class DraftLimits(_message.Message):
@@ -403,6 +518,7 @@ class DraftResponse(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___DraftOpened:
         """Answers `open`, before the prompt has been processed."""
@@ -415,18 +531,23 @@ class DraftResponse(_message.Message):
     def rows(self) -> Global___DraftedRows:
         """Answers `rows`."""
 
+    @_builtins.property
+    def ahead(self) -> Global___DraftedAhead:
+        """Answers nothing: what has been drafted ahead since the last one."""
+
     def __init__(
         self,
         *,
         opened: Global___DraftOpened | None = ...,
         block: Global___DraftedBlock | None = ...,
         rows: Global___DraftedRows | None = ...,
+        ahead: Global___DraftedAhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "kind", b"kind", "opened", b"opened", "rows", b"rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "block", b"block", "kind", b"kind", "opened", b"opened", "rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "kind", b"kind", "opened", b"opened", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "block", b"block", "kind", b"kind", "opened", b"opened", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["opened", "block", "rows"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["opened", "block", "rows", "ahead"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -493,6 +614,84 @@ class DraftedBlock(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DraftedBlock: _TypeAlias = DraftedBlock  # noqa: Y015
+
+@_typing.final
+class DraftedAhead(_message.Message):
+    """More of the blocks that are drafted ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Round of the block whose outcomes they foresee. Where another block has been
+    asked for or taken since, it is of no use any more.
+    """
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Branch]:
+        """The blocks that have grown, likeliest outcome first."""
+
+    @_builtins.property
+    def timing(self) -> _block_pb2.Timing:
+        """Time spent since the last one."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        branches: _abc.Iterable[Global___Branch] | None = ...,
+        timing: _block_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "round", b"round", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftedAhead: _TypeAlias = DraftedAhead  # noqa: Y015
+
+@_typing.final
+class Branch(_message.Message):
+    """A block for one outcome, or more of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    """The outcome: candidates that are kept."""
+    token_id: _builtins.int
+    """And the token that follows them."""
+    sent: _builtins.int
+    """Candidates of this branch that were sent before."""
+    stop: Global___DraftStop.ValueType
+    """Which limit ended it; UNSPECIFIED while it is not ended."""
+    @_builtins.property
+    def block(self) -> _block_pb2.Block:
+        """Those that follow them. The first one's position is the outcome token's plus 1
+        plus `sent`.
+        """
+
+    def __init__(
+        self,
+        *,
+        kept: _builtins.int = ...,
+        token_id: _builtins.int = ...,
+        sent: _builtins.int = ...,
+        block: _block_pb2.Block | None = ...,
+        stop: Global___DraftStop.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "kept", b"kept", "sent", b"sent", "stop", b"stop", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Branch: _TypeAlias = Branch  # noqa: Y015
 
 @_typing.final
 class DraftedRows(_message.Message):
@@ -594,8 +793,14 @@ class GetDraftLoadResponse(_message.Message):
 
     LOAD_FIELD_NUMBER: _builtins.int
     STALE_MESSAGES_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_TAKEN_FIELD_NUMBER: _builtins.int
     stale_messages: _builtins.int
     """Messages dropped since the start because they spoke of an older round."""
+    ahead_tokens: _builtins.int
+    """Candidates drafted ahead since the start."""
+    ahead_tokens_taken: _builtins.int
+    """Of those, part of blocks that were taken."""
     @_builtins.property
     def load(self) -> _model_pb2.Load:
         """How busy the service is."""
@@ -605,10 +810,12 @@ class GetDraftLoadResponse(_message.Message):
         *,
         load: _model_pb2.Load | None = ...,
         stale_messages: _builtins.int = ...,
+        ahead_tokens: _builtins.int = ...,
+        ahead_tokens_taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "stale_messages", b"stale_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "ahead_tokens_taken", b"ahead_tokens_taken", "load", b"load", "stale_messages", b"stale_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,7 +60,10 @@ class DraftServiceServicer:
 
     def Draft(self, request_iterator, context):
         """The first message opens; each further one asks for a block or for full rows
-        of the last block. Every message is answered by one message, in order.
+        of the last block, or takes a block that was there before it was asked for.
+        Every message but `taken` is answered by one message, in order. Where a round
+        allows it, `ahead` messages come at any time between these: blocks for what
+        may become of the last one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,10 @@ class DraftServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DraftServiceAsyncStub: ...
     Draft: _grpc.StreamStreamMultiCallable[_draft_pb2.DraftRequest, _draft_pb2.DraftResponse]
     """The first message opens; each further one asks for a block or for full rows
-    of the last block. Every message is answered by one message, in order.
+    of the last block, or takes a block that was there before it was asked for.
+    Every message but `taken` is answered by one message, in order. Where a round
+    allows it, `ahead` messages come at any time between these: blocks for what
+    may become of the last one.
     """
     GetDraftModel: _grpc.UnaryUnaryMultiCallable[_draft_pb2.GetDraftModelRequest, _draft_pb2.GetDraftModelResponse]
     """What is served. Needs no stream."""
@@ -53,7 +56,10 @@ class DraftServiceAsyncStub(DraftServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Draft: _aio.StreamStreamMultiCallable[_draft_pb2.DraftRequest, _draft_pb2.DraftResponse]  # type: ignore[assignment]
     """The first message opens; each further one asks for a block or for full rows
-    of the last block. Every message is answered by one message, in order.
+    of the last block, or takes a block that was there before it was asked for.
+    Every message but `taken` is answered by one message, in order. Where a round
+    allows it, `ahead` messages come at any time between these: blocks for what
+    may become of the last one.
     """
     GetDraftModel: _aio.UnaryUnaryMultiCallable[_draft_pb2.GetDraftModelRequest, _draft_pb2.GetDraftModelResponse]  # type: ignore[assignment]
     """What is served. Needs no stream."""
@@ -72,7 +78,10 @@ class DraftServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_draft_pb2.DraftResponse], _abc.AsyncIterator[_draft_pb2.DraftResponse]]:
         """The first message opens; each further one asks for a block or for full rows
-        of the last block. Every message is answered by one message, in order.
+        of the last block, or takes a block that was there before it was asked for.
+        Every message but `taken` is answered by one message, in order. Where a round
+        allows it, `ahead` messages come at any time between these: blocks for what
+        may become of the last one.
         """
 
     @_abc_1.abstractmethod

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draft_service.drafters.limits import Limiter
 from orchestrator.drafting import limits_message
 from orchestrator.stopping import Experience, Goodput, Limits, RoundCosts, RoundOutcome
 from orchestrator.stopping.costs import Costs, StepTimes
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
+from tandem.block_limits import Limiter
 
 LENGTHS = (1, 2, 3, 5, 8, 12, 20)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draft_service.drafters.limits import Limiter, expected_acceptance
+from tandem.block_limits import Limiter, expected_acceptance
 from tandem.v1 import draft_pb2
 
 CURVE = draft_pb2.AcceptanceCurve(entropies=[0.5, 1.0, 3.0], acceptances=[0.9, 0.5, 0.25])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 
-from draft_service.drafters.limits import Limiter
+from tandem.block_limits import Limiter
 from tandem.distributions import entropy
 from tandem.v1 import draft_pb2
 from tests.statistics.pairs import Pair
