@@ -32,7 +32,7 @@ from tandem.inference.runner import Block, Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.threads import compute_with
-from tandem.inference.work import Job, Timing, Work
+from tandem.inference.work import AheadJob, AheadWork, Job, Timing, Work
 
 if TYPE_CHECKING:
     from tandem.inference.turns import Turns  # not for every system
@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 # Memory that the logits of one step may take, in fp32.
 _LOGITS_BYTES = 256 << 20
+# Where a device of its own computes, so many rows take hardly longer than one.
+_AHEAD_ROWS = 16
 # Seconds between looks at whether a step has become possible, where others hold the whole cache.
 _STALL_SECONDS = 0.02
 # Where another has had the turn: most time to wait for what is on its way, and most between two arrivals.
@@ -188,6 +190,17 @@ class Engine:
                 yield item, timing.since(before)
                 before = timing
 
+    @property
+    def ahead_rows(self) -> int:
+        """Tokens of a step up to which it is filled with what nobody has asked for; 0: there is no such work."""
+        return self._scheduler.budget.ahead_rows
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Calls `function` on the engine's thread, between two steps, in the order of all that is submitted. Where the
+        engine has been closed it may never be called."""
+        if not self._closed:
+            self._inbox.put(function)
+
     def load(self) -> EngineLoad:
         cache = self._runner.cache
         return EngineLoad(
@@ -222,6 +235,21 @@ class Engine:
             self._awaited.discard(job)
 
     # On the engine's thread.
+
+    def branch(self, sequence: Sequence, length: int) -> Sequence:
+        """A branch (see `Sequence.branch`) that gives way to all sequences that are none. From a work or `call`."""
+        branch = sequence.branch(length)
+        self._scheduler.add(branch)
+        return branch
+
+    def close_branch(self, branch: Sequence) -> None:
+        """Frees it; a work on it ends. From a work or `call`."""
+        self._scheduler.remove(branch)
+        branch.close()
+
+    def run_ahead(self, work: AheadWork) -> None:
+        """Takes on a work that nobody awaits. From a work or `call`."""
+        self._jobs.append(AheadJob(work))
 
     def _loop(self) -> None:
         try:
@@ -259,7 +287,7 @@ class Engine:
         if not self._take():
             return False
         ends = time.perf_counter() + _GATHER_SECONDS
-        while len(self._jobs) < self._admission.sequences and (left := ends - time.perf_counter()) > 0:
+        while self._asked < self._admission.sequences and (left := ends - time.perf_counter()) > 0:
             try:
                 message = self._inbox.get(timeout=min(left, _GAP_SECONDS))
             except queue.Empty:
@@ -268,12 +296,17 @@ class Engine:
                 return False
         return True
 
+    @property
+    def _asked(self) -> int:
+        """Works under way that somebody awaits."""
+        return sum(job.worth is None for job in self._jobs)
+
     def _handle(self, message: Job | Callable[[], None] | None) -> bool:
         """False at the end."""
         if isinstance(message, Job):
             self._jobs.append(message)
         elif message is not None:
-            message()
+            _call(message)
         return message is not None
 
     def _step_in_turn(self, turns: Turns) -> bool:
@@ -286,6 +319,8 @@ class Engine:
         return True
 
     def _close(self, sequence: Sequence) -> None:
+        for branch in sequence.branches:
+            self._scheduler.remove(branch)
         self._scheduler.remove(sequence)
         sequence.close()
 
@@ -350,7 +385,7 @@ class Engine:
             elif job.sequence.deadline <= now:
                 job.give_up(DeadlinePassedError("the caller's deadline has passed"))
             elif job.sequence not in busy:
-                if job.task is None and not job.is_ahead:
+                if job.task is None and not job.is_unread:
                     self._next_block(job)
                 elif job.sequence.closed:
                     job.end(SequenceClosedError("the sequence is closed"))
@@ -363,7 +398,7 @@ class Engine:
 
     def _is_unread(self) -> bool:
         """Whether all that there is to do waits for its readers."""
-        return bool(self._jobs) and all(job.is_ahead for job in self._jobs)
+        return bool(self._jobs) and all(job.is_unread for job in self._jobs)
 
     def _next_block(self, job: Job) -> None:
         """Gives the job its next task, or ends it."""
@@ -432,14 +467,25 @@ class Engine:
             if isinstance(message, Job):
                 self._jobs = [message]
             elif message is not None:
-                message()
+                _call(message)
+
+
+def _call(function: Callable[[], None]) -> None:
+    """A defect in what somebody wants done between two steps ends nothing else."""
+    try:
+        function()
+    except Exception:
+        _log.exception("a call between two steps failed")
 
 
 def _budget(runner: ModelRunner, limits: EngineLimits, threads: int) -> Budget:
     loaded = runner.loaded
     # On a CPU matrices of some tens of rows are as quick per row as larger ones.
     tokens = limits.step_tokens or (2048 if loaded.device.type == "cuda" else 24 * max(2, threads))
-    return Budget(tokens=tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)))
+    ahead = limits.ahead_rows
+    if ahead is None:
+        ahead = _AHEAD_ROWS if loaded.device.type == "cuda" else 0
+    return Budget(tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)), ahead_rows=ahead)
 
 
 def _received(works: Seq[Work], logits: Seq[Tensor]) -> Seq[Any]:

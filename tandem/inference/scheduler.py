@@ -1,4 +1,5 @@
-"""What the next step runs: decode and verify blocks first, then pieces of prompts within a budget of tokens.
+"""What the next step runs: decode and verify blocks first, then pieces of prompts within a budget of tokens, then what
+nobody has asked for yet within what they leave of a budget of rows.
 
 Chunked prefill: Agrawal et al., OSDI 2024 (arXiv 2403.02310). Preemption by recomputation: Kwon et al., SOSP 2023
 (arXiv 2309.06180, section 4.5).
@@ -32,19 +33,25 @@ _IDLE_SECONDS = 1.0
 class Budget:
     """tokens: of a step; decode and verify blocks may exceed it, prompts get what they leave and a little at least.
 
-    rows: most rows of logits in a step, which bounds the memory that they take.
+    rows: most rows of logits in a step, which bounds the memory that they take. ahead_rows: tokens of a step up to
+    which it is filled with what nobody has asked for.
     """
 
     tokens: int
     rows: int
+    ahead_rows: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """Tokens of one sequence that are to be run: all that it misses, `rows` rows of logits at the end."""
+    """Tokens of one sequence that are to be run: all that it misses, `rows` rows of logits at the end.
+
+    worth: who goes first of what nobody has asked for, larger before smaller; None for what was asked for.
+    """
 
     sequence: Sequence
     rows: int
+    worth: float | None = None
 
     @property
     def is_prefill(self) -> bool:
@@ -74,6 +81,8 @@ class Scheduler:
         tasks: of different open sequences that each fit the cache alone, with tokens missing.
         """
         self._step += 1
+        ahead = [task for task in tasks if task.worth is not None]
+        tasks = [task for task in tasks if task.worth is None]
         for task in tasks:
             self._match(task)
             task.sequence.last_used = time.monotonic()
@@ -88,9 +97,23 @@ class Scheduler:
             left = max(_LEAST_PREFILL, self.budget.tokens - plan.tokens)
             for task, share in _shares(prompts, left):
                 self._add(plan, task, share, busy)
+        self._fill(plan, ahead)
         for task, _ in plan.chunks:
             task.sequence.last_step = self._step
         return plan.chunks
+
+    def _fill(self, plan: _Plan, ahead: Seq[Task]) -> None:
+        """Adds what nobody has asked for, as far as there is room without anybody's giving way."""
+        for task in sorted(ahead, key=_worth, reverse=True):
+            sequence, count = task.sequence, task.sequence.missing
+            if (
+                not sequence.closed  # it has not given way just now
+                and plan.tokens + count <= self.budget.ahead_rows
+                and self._has_rows(plan, task.rows)
+                and self._pool.can_allocate(sequence.table.needed(count))
+            ):
+                sequence.table.reserve(count)
+                plan.add(task, Chunk(sequence, count, task.rows))
 
     def _add(self, plan: _Plan, task: Task, count: int, busy: set[int]) -> None:
         """Adds up to `count` tokens of the task to the plan, if they fit."""
@@ -110,7 +133,10 @@ class Scheduler:
         if not self._pool.can_allocate(table.needed(count)):
             for victim in self._victims(sequence, count, plan.sequences, busy):
                 victim.drop()
-                self.preemptions += 1
+                if victim.is_branch:
+                    self.remove(victim)
+                else:
+                    self.preemptions += 1
             if not self._pool.can_allocate(table.needed(count)):
                 return False
         table.reserve(count)
@@ -167,7 +193,11 @@ class _Plan:
         self.rows += chunk.logits_rows
 
 
-def _turn(task: Task) -> tuple[int, int, int]:
+def _worth(task: Task) -> float:
+    return task.worth or 0.0
+
+
+def _turn(task: Task) -> tuple[float, int, int]:
     priority, number = task.sequence.rank
     return priority, task.sequence.last_step, number
 

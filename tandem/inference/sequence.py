@@ -22,12 +22,15 @@ class Sequence:
 
     number: later sequences have larger ones. rank: who goes first, smaller before larger. last_step: the scheduler's,
     in which something of it was run. deadline: of `time.monotonic()`, after which nothing more is run of it.
+    is_branch: whether it was forked for what may become of another one's text. branches: those of this one.
     """
 
-    def __init__(self, table: BlockTable, priority: int = 0) -> None:
-        """priority: larger ones go before smaller ones, and older ones before younger."""
+    def __init__(self, table: BlockTable, priority: int = 0, *, is_branch: bool = False) -> None:
+        """priority: larger ones go before smaller ones, and older ones before younger. A branch goes last."""
         self.number = next(_numbers)
-        self.rank = -priority, self.number
+        self.rank: tuple[float, int] = (math.inf if is_branch else -priority, self.number)
+        self.is_branch = is_branch
+        self.branches: set[Sequence] = set()
         self.tokens: list[int] = []
         self.table = table
         self.closed = False
@@ -58,7 +61,8 @@ class Sequence:
         unconfirmed: how many of the last tokens may soon be truncated, so that they are not worth finding again.
         """
         self.table.advance(count)
-        self.table.name(self.tokens, len(self.tokens) - unconfirmed)
+        if not self.is_branch:  # most branches come to nothing: what they hold is not worth finding
+            self.table.name(self.tokens, len(self.tokens) - unconfirmed)
 
     def truncate(self, length: int, *, keep: bool = False) -> None:
         """Forgets all but the first `length` tokens; nothing is copied. Room that was made for more is given up.
@@ -75,16 +79,44 @@ class Sequence:
         """A second sequence of the same text, which shares the blocks of this one. Raises SequenceClosedError."""
         if self.closed:
             raise SequenceClosedError("the sequence is closed")
-        other = Sequence(self.table.fork(), -self.rank[0])
-        other.tokens = list(self.tokens)
-        other.deadline = self.deadline
+        return self._forked(Sequence(self.table.fork(), -int(self.rank[0])))
+
+    def branch(self, length: int) -> Sequence:
+        """A fork of the first `length` tokens, for what may come after them. It ranks behind all sequences that are
+        none, and closes with this one. Raises SequenceClosedError, or ValueError where so many are not cached."""
+        if self.closed:
+            raise SequenceClosedError("the sequence is closed")
+        if not 0 <= length <= self.cached:
+            raise ValueError(f"cannot branch after {length} tokens, {self.cached} are cached")
+        other = self._forked(Sequence(self.table.fork(), is_branch=True))
+        other.truncate(length)
+        self.branches.add(other)
         return other
 
+    def become(self, branch: Sequence) -> None:
+        """Takes over the text and the cache of one of its branches, which is closed."""
+        self.table, branch.table = branch.table, self.table
+        # What was begun and not run is not part of the text.
+        self.tokens = branch.tokens[: self.table.length]
+        branch.close()
+        self.branches.discard(branch)
+
     def drop(self) -> None:
-        """Gives way to others: the cache's entries are given up, the text stays."""
+        """Gives way to others: the cache's entries are given up, the text stays. A branch is closed, as it is not
+        worth running again."""
+        if self.is_branch:
+            self.closed = True
         self.table.free()
 
     def close(self) -> None:
-        """Frees the cache; nothing can be fed any more. May be called again."""
+        """Frees the cache, also of its branches; nothing can be fed any more. May be called again."""
         self.closed = True
         self.table.free()
+        for branch in self.branches:
+            branch.close()
+        self.branches.clear()
+
+    def _forked(self, other: Sequence) -> Sequence:
+        other.tokens = list(self.tokens)
+        other.deadline = self.deadline
+        return other

@@ -83,13 +83,30 @@ class SingleWork:
         return results
 
 
+class AheadWork(Work, Protocol):
+    """What nobody has asked for yet, on a branch of a sequence. It runs where asked works leave room, and ends without
+    a word: finished, with its branch closed, or failed.
+
+    worth: who goes first of such works, larger before smaller; not negative.
+    """
+
+    worth: float
+
+    def stopped(self, error: Exception) -> None:
+        """It has failed; also where its branch had to give way. On the engine's thread."""
+        ...
+
+
 class Job:
     """A work under way and the task that awaits it.
 
     task: its block that is being run, None between blocks; length_before: of its sequence, without that block.
     """
 
-    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+    worth: float | None = None  # of what nobody has asked for
+
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop | None) -> None:
+        """loop: of the task; None where there is none."""
         self.work = work
         self.cancelled = False
         self.ended = False
@@ -108,7 +125,7 @@ class Job:
         return self.work.sequence
 
     @property
-    def is_ahead(self) -> bool:
+    def is_unread(self) -> bool:
         """Whether its reader has much to read first."""
         return self._sent - self._taken >= _MOST_UNREAD
 
@@ -122,7 +139,7 @@ class Job:
         """Starts on a block of its work."""
         self.length_before = self.sequence.length
         self.sequence.extend(token_ids)
-        self.task = Task(self.sequence, rows)
+        self.task = Task(self.sequence, rows, self.worth)
 
     def complete(self) -> None:
         """The block has been run."""
@@ -166,7 +183,26 @@ class Job:
     def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
         """From the engine's thread to the awaiting task, whose loop may be gone by now."""
         self._sent += 1
+        if self._loop is None:
+            return
         try:
             self._loop.call_soon_threadsafe(self.items.put_nowait, item)
         except RuntimeError:
             _log.debug("the event loop of a work has been closed")
+
+
+class AheadJob(Job):
+    """A work that nobody awaits."""
+
+    def __init__(self, work: AheadWork) -> None:
+        super().__init__(work, None)
+        self.worth = work.worth
+        self._stopped = work.stopped
+
+    def step_began(self, at: float, tokens: int, sequences: int) -> float | None:
+        super().step_began(at, tokens, sequences)
+        return None  # nobody has waited for it
+
+    def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
+        if isinstance(item, Exception):
+            self._stopped(item)
