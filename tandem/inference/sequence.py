@@ -22,14 +22,14 @@ class Sequence:
 
     number: later sequences have larger ones. rank: who goes first, smaller before larger. last_step: the scheduler's,
     in which something of it was run. deadline: of `time.monotonic()`, after which nothing more is run of it.
-    is_branch: whether it was forked for what may become of another one's text. branches: those of this one.
+    root: whose text it was forked from for what may become of it; None for none. branches: open ones of this one.
     """
 
-    def __init__(self, table: BlockTable, priority: int = 0, *, is_branch: bool = False) -> None:
+    def __init__(self, table: BlockTable, priority: int = 0, *, root: Sequence | None = None) -> None:
         """priority: larger ones go before smaller ones, and older ones before younger. A branch goes last."""
         self.number = next(_numbers)
-        self.rank: tuple[float, int] = (math.inf if is_branch else -priority, self.number)
-        self.is_branch = is_branch
+        self.rank: tuple[float, int] = (-priority if root is None else math.inf, self.number)
+        self.root = root
         self.branches: set[Sequence] = set()
         self.tokens: list[int] = []
         self.table = table
@@ -37,6 +37,10 @@ class Sequence:
         self.last_used = time.monotonic()
         self.last_step = 0
         self.deadline = math.inf
+
+    @property
+    def is_branch(self) -> bool:
+        return self.root is not None
 
     @property
     def length(self) -> int:
@@ -88,7 +92,7 @@ class Sequence:
             raise SequenceClosedError("the sequence is closed")
         if not 0 <= length <= self.cached:
             raise ValueError(f"cannot branch after {length} tokens, {self.cached} are cached")
-        other = self._forked(Sequence(self.table.fork(), is_branch=True))
+        other = self._forked(Sequence(self.table.fork(), root=self))
         other.truncate(length)
         self.branches.add(other)
         return other
@@ -99,22 +103,23 @@ class Sequence:
         # What was begun and not run is not part of the text.
         self.tokens = branch.tokens[: self.table.length]
         branch.close()
-        self.branches.discard(branch)
 
     def drop(self) -> None:
         """Gives way to others: the cache's entries are given up, the text stays. A branch is closed, as it is not
         worth running again."""
         if self.is_branch:
-            self.closed = True
-        self.table.free()
+            self.close()
+        else:
+            self.table.free()
 
     def close(self) -> None:
         """Frees the cache, also of its branches; nothing can be fed any more. May be called again."""
         self.closed = True
         self.table.free()
-        for branch in self.branches:
+        for branch in tuple(self.branches):
             branch.close()
-        self.branches.clear()
+        if self.root is not None:
+            self.root.branches.discard(self)
 
     def _forked(self, other: Sequence) -> Sequence:
         other.tokens = list(self.tokens)
