@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tandem.noise import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, NoiseStream, Purpose, philox
-from tandem.selection import argmax
+from tandem.selection import argmax, top_places
 from tandem.transfers import upload
 
 # Tokens at once on the CPU: what is computed of them stays in its cache.
@@ -110,35 +110,53 @@ def gumbel_argmax_batch(log_p: Tensor, counters: Counters, *, forbids: bool = Tr
     forbids: whether tokens may lie outside it. Where few are left, few lanes are computed; on the CPU only, since
     elsewhere looking how many would wait for the device. The draws are the same.
     """
+    return gumbel_best_batch(log_p, counters, 0, forbids=forbids).squeeze(1)
+
+
+def gumbel_best_batch(log_p: Tensor, counters: Counters, best: int, *, forbids: bool = True) -> Tensor:
+    """As `gumbel_argmax_batch`: int64 [n, 1 + best], the draw, then the tokens of the `best` largest log p + g, from
+    the largest down; the draw is among them. -1 where fewer have a probability.
+
+    At a place where both sides draw from the same noise, the draw of a p that is like this row is likely among them.
+    """
     rows, size = log_p.shape
+    best = min(best, size)
     if not log_p.is_cpu or not rows:
-        return _wide(log_p, counters, size)
+        return _wide(log_p, counters, size, best)
     widths = torch.count_nonzero(log_p > -math.inf, dim=-1).tolist() if forbids else [size] * rows
     narrow = [row for row in range(rows) if widths[row] * 4 < size]
     if 0 < len(narrow) < rows:
-        found = torch.empty(rows, dtype=torch.long)
+        found = torch.empty(rows, 1 + best, dtype=torch.long)
         for part in (narrow, [row for row in range(rows) if widths[row] * 4 >= size]):
-            found[part] = gumbel_argmax_batch(log_p[part], counters.rows(part), forbids=part is narrow)
+            found[part] = gumbel_best_batch(log_p[part], counters.rows(part), best, forbids=part is narrow)
         return found
     draw, width = (_narrow, max(1, max(widths))) if narrow else (_wide, size)
     step = max(1, _TOKENS // width)
     parts = [slice(start, start + step) for start in range(0, rows, step)]
-    return torch.cat([draw(log_p[part], counters.rows(part), width) for part in parts])
+    return torch.cat([draw(log_p[part], counters.rows(part), width, best) for part in parts])
 
 
-def _wide(log_p: Tensor, counters: Counters, width: int) -> Tensor:
-    """The draw of each row with the noise of all its `width` tokens: int64 [n]."""
+def _wide(log_p: Tensor, counters: Counters, width: int, best: int) -> Tensor:
+    """The draw and the best of each row with the noise of all its `width` tokens: int64 [n, 1 + best]."""
     lanes = torch.arange((width + 3) // 4, device=log_p.device).unsqueeze(0)
     noise = gumbel(_words(lanes, counters)).flatten(1)[:, :width]
-    return argmax(noise.add_(log_p))
+    noise.add_(log_p)
+    draw = argmax(noise).unsqueeze(1)
+    return torch.cat([draw, top_places(noise, best)], -1) if best else draw
 
 
-def _narrow(log_p: Tensor, counters: Counters, width: int) -> Tensor:
+def _narrow(log_p: Tensor, counters: Counters, width: int, best: int) -> Tensor:
     """The same from the noise of the `width` likeliest tokens."""
     scores, ids = log_p.topk(width, dim=-1)
     words = _words(ids // 4, counters)
     noise = gumbel(words.gather(-1, (ids % 4).unsqueeze(-1)).squeeze(-1))
-    return ids.gather(-1, (scores + noise).argmax(-1, keepdim=True)).squeeze(-1)
+    noise = scores + noise
+    draw = ids.gather(-1, noise.argmax(-1, keepdim=True))
+    if not best:
+        return draw
+    values, places = noise.topk(min(best, width), dim=-1)
+    found = ids.gather(-1, places).masked_fill_(values == -math.inf, -1)
+    return torch.cat([draw, torch.nn.functional.pad(found, (0, best - found.shape[-1]), value=-1)], -1)
 
 
 def gumbel_argmax_rows(log_p: Tensor, stream: NoiseStream, position: int) -> Tensor:

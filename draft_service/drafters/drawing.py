@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor
 
 from tandem.distributions import CompressedRow, compress_rows, entropy, rows_from, truncate_rows
-from tandem.gumbel import Counters, gumbel_argmax_batch
+from tandem.gumbel import Counters, gumbel_best_batch
 from tandem.noise import NoiseStream, Purpose, uniforms
 from tandem.sampling import NotFiniteError, inverse_cdf, not_finite
-from tandem.selection import argmax
+from tandem.selection import argmax, top_places
 from tandem.transfers import join, to_host, upload
 from tandem.v1 import sampling_pb2
+
+#: Tokens that are kept besides what was drawn, where it may have to be foreseen what comes instead.
+MOST_BEST = 9
 
 _SAMPLED_RULES = (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
 
@@ -24,7 +28,8 @@ class Draw:
     """What is wanted of one sequence: a candidate for an absolute position, and its distribution as it is sent.
 
     attempt: of draws under RATIO and BLOCK. max_entries, mass: see `SequenceSpec`. forbids: whether the sequence's
-    sampling may give tokens probability 0; only costs time where it need not be.
+    sampling may give tokens probability 0; only costs time where it need not be. foresees: whether `Drawn.best` is
+    wanted.
     """
 
     verification: sampling_pb2.VerificationRule.ValueType
@@ -34,6 +39,7 @@ class Draw:
     max_entries: int
     mass: float
     forbids: bool = True
+    foresees: bool = False
 
     @property
     def is_sampled(self) -> bool:
@@ -43,13 +49,18 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A candidate, log q(x) and H(q) in nats, what is sent of q, and log q [V] where the target may ask for all."""
+    """A candidate, log q(x) and H(q) in nats, what is sent of q, and log q [V] where the target may ask for all.
+
+    best: where it was asked for, the likeliest tokens at this place, the candidate mostly among them, likeliest first:
+    by log q, under COUPLED by log q + g with the noise that the target draws with too.
+    """
 
     token_id: int
     log_probability: float
     entropy: float
     row: CompressedRow | None
     full_row: Tensor | None
+    best: tuple[int, ...] = ()
 
 
 def draw_many(draws: Sequence[Draw], log_q: Sequence[Tensor]) -> list[Drawn | NotFiniteError]:
@@ -58,9 +69,9 @@ def draw_many(draws: Sequence[Draw], log_q: Sequence[Tensor]) -> list[Drawn | No
     All numbers and rows that are sent come back in one transfer; full rows stay on the device. A candidate is the one
     that its sequence gets alone.
     """
-    alike: dict[tuple[int, int], list[int]] = {}
+    alike: dict[tuple[int, int, bool], list[int]] = {}
     for index, draw in enumerate(draws):
-        alike.setdefault((draw.verification, draw.max_entries), []).append(index)
+        alike.setdefault((draw.verification, draw.max_entries, draw.foresees), []).append(index)
     found: list[Drawn | NotFiniteError | None] = [None] * len(draws)
     groups = [([draws[at] for at in members], join([log_q[at] for at in members])) for members in alike.values()]
     host = to_host([(_sampled if group[0].is_sampled else _chosen)(group, rows) for group, rows in groups])
@@ -81,7 +92,11 @@ def _sampled(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
         [draw.attempt for draw in draws],
     )
     index = inverse_cdf(q, upload(u, torch.float64, q.device)).unsqueeze(1)
-    return cut.columns() | {
+    columns = cut.columns()
+    if draws[0].foresees:  # what is sent has them
+        ids = cut.token_ids.masked_fill(cut.log_probs == -math.inf, -1)
+        columns["best"] = ids[:, :MOST_BEST]
+    return columns | {
         "broken": not_finite(log_q),
         "token": cut.token_ids.gather(1, index).squeeze(1),
         "log_probability": q.gather(1, index).squeeze(1).log(),
@@ -91,14 +106,21 @@ def _sampled(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
 
 def _chosen(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
     """The likeliest tokens under GREEDY, coupled draws under COUPLED."""
+    best = min(MOST_BEST, log_q.shape[-1]) if draws[0].foresees else 0
+    columns: dict[str, Tensor] = {}
     if draws[0].verification == sampling_pb2.VERIFICATION_RULE_COUPLED:
         counters = Counters.of([draw.noise for draw in draws], [draw.position for draw in draws])
-        token = gumbel_argmax_batch(log_q, counters, forbids=any(draw.forbids for draw in draws))
+        found = gumbel_best_batch(log_q, counters, best, forbids=any(draw.forbids for draw in draws))
+        token = found[:, 0]
+        if best:
+            columns["best"] = found[:, 1:]
     else:
         token = argmax(log_q)
-    entries = draws[0].max_entries
-    rows = compress_rows(log_q, entries, [draw.mass for draw in draws]).columns() if entries else {}
-    return rows | {
+        if best:
+            columns["best"] = top_places(log_q, best)
+    if entries := draws[0].max_entries:
+        columns |= compress_rows(log_q, entries, [draw.mass for draw in draws]).columns()
+    return columns | {
         "broken": not_finite(log_q),
         "token": token,
         "log_probability": log_q.gather(1, token.unsqueeze(1)).squeeze(1),
@@ -112,11 +134,14 @@ def _read(draws: Sequence[Draw], log_q: Tensor, columns: Mapping[str, Tensor]) -
     # Distributions without a tail leave nothing to ask for. A view would keep the rows of the whole step.
     keeps = draws[0].max_entries and not draws[0].is_sampled
     numbers = (columns[name].tolist() for name in ("broken", "token", "log_probability", "entropy"))
+    best = columns["best"].long().tolist() if draws[0].foresees else [()] * len(draws)
     found: list[Drawn | NotFiniteError] = []
-    for row, full, (broken, token, log_probability, h) in zip(sent, log_q, zip(*numbers, strict=True), strict=True):
+    read = zip(sent, log_q, best, zip(*numbers, strict=True), strict=True)
+    for row, full, others, (broken, token, log_probability, h) in read:
         if broken:
             found.append(NotFiniteError("logits are not finite, or the sampling parameters leave no token"))
         else:
             kept = None if not keeps else full.clone() if len(draws) > 1 else full
-            found.append(Drawn(int(token), log_probability, h, row, kept))
+            likeliest = tuple(token for token in others if token >= 0)
+            found.append(Drawn(int(token), log_probability, h, row, kept, likeliest))
     return found
