@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 class Constraint(Protocol):
-    """Of one sequence."""
+    """Of one sequence.
+
+    follows_one_text: whether it keeps a place in the text, so that it cannot be asked about several that go on
+    differently.
+    """
+
+    follows_one_text: bool
 
     def forbid(self, scores: Tensor, text: Sequence[int], candidates: Sequence[int]) -> Tensor:
         """Scores [n, V] with -infinity for tokens that may not be there; row i follows `text` and `candidates[:i]`.
@@ -26,6 +32,8 @@ class Constraint(Protocol):
 
 class NoEndBefore:
     """Some tokens may not be there before the text has `least` tokens."""
+
+    follows_one_text = False
 
     def __init__(self, least: int, ends: Collection[int]) -> None:
         self._least = least
@@ -42,6 +50,8 @@ class NoEndBefore:
 
 class FollowsGrammar:
     """The text is what a grammar says."""
+
+    follows_one_text = True
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher

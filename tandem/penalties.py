@@ -34,6 +34,13 @@ class History:
         for token in tokens:
             self.append(token)
 
+    def fork(self, length: int) -> History:
+        """Another one with the first `length` generated tokens."""
+        other = History(())
+        other.prompt, other.generated, other.counts = self.prompt, list(self.generated), Counter(self.counts)
+        other.truncate(length)
+        return other
+
     def become(self, generated: Sequence[int], unchanged: int) -> None:
         """Takes on another text, at the cost of what differs. unchanged: how many of its first tokens the old one has,
         as far as it goes."""

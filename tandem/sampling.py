@@ -111,6 +111,16 @@ class SamplingChain:
         #: Whether tokens may end with probability 0.
         self.forbids = any(self.stages[1:]) or -math.inf in params.logit_bias.values() or constraint is not None
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text so far makes a difference."""
+        return self._has_penalty or self._constraint is not None
+
+    @property
+    def follows_one_text(self) -> bool:
+        """Whether it cannot be asked about several texts that go on differently."""
+        return self._constraint is not None and self._constraint.follows_one_text
+
     def log_probs(self, logits: Tensor, history: History, candidates: Sequence[int] = ()) -> Tensor:
         """Log-softmax after the whole chain: fp32 [n, V], -infinity outside the support.
 

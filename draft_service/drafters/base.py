@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
+from draft_service.drafters.drawing import Drawn
 from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
@@ -50,17 +51,82 @@ class Candidates:
     timing: block_pb2.Timing = field(default_factory=block_pb2.Timing)
 
 
+class Ahead(Protocol):
+    """A block in the making, for one outcome of the last one: `kept` candidates, then `token_id`."""
+
+    #: Candidates of it that were sent; None where nobody has heard of it. Whoever sends it says so here.
+    sent: int | None
+
+    @property
+    def kept(self) -> int: ...
+
+    @property
+    def token_id(self) -> int: ...
+
+    @property
+    def position(self) -> int:
+        """Absolute, of the token."""
+        ...
+
+    @property
+    def stop(self) -> draft_pb2.DraftStop.ValueType | None:
+        """Which limit ended it; None while it grows. To be read before `drawn`."""
+        ...
+
+    @property
+    def drawn(self) -> Sequence[Drawn]: ...
+
+
 class DraftSequence(Protocol):
     """One open sequence of a drafter."""
 
     async def draft(
-        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool = False,
     ) -> Candidates:
         """Drafts the next block.
 
         tokens: everything committed, prompt included. cached: how many leading ones a cache may still hold from
-        before. round_number: the attempt of the draws.
+        before. round_number: the attempt of the draws. foresees: whether `look_ahead` is to follow.
         """
+        ...
+
+    def look_ahead(
+        self,
+        tokens: Sequence[int],
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        plan: draft_pb2.LookAhead,
+        grown: Callable[[], None],
+    ) -> None:
+        """Goes on without being asked, for what may become of the last block; or does nothing, where it cannot.
+
+        tokens: everything committed before the block. round_number: of the block. limits, plan: of what may be
+        drafted. grown: to be called, on any thread, whenever `ahead` has more.
+        """
+        ...
+
+    def ahead(self) -> Sequence[Ahead]:
+        """What has been drafted for what may become of the last block, likeliest first."""
+        ...
+
+    def stop_ahead(self) -> None:
+        """No more of that is wanted."""
+        ...
+
+    def foreseen(self, position: int, token: int) -> int | None:
+        """How many candidates were sent of the block that follows this token at this absolute position; None where no
+        such block was sent."""
+        ...
+
+    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
+        """Makes the first `used` candidates of a foreseen block the last block, and returns them. tokens: everything
+        committed before it, with `token` at the end."""
         ...
 
     def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
@@ -70,10 +136,19 @@ class DraftSequence(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(slots=True)
+class Counts:
+    """Candidates since the start. drawn: before they were asked for; taken: of those, part of blocks since."""
+
+    drawn: int = 0
+    taken: int = 0
+
+
 class Drafter(Protocol):
     """One per service."""
 
     info: model_pb2.ModelInfo
+    counts: Counts
 
     async def open(self, spec: SequenceSpec) -> DraftSequence: ...
 

@@ -44,7 +44,12 @@ class Draw:
     @property
     def is_sampled(self) -> bool:
         """Whether it is drawn from the numbers that are sent, so that the test at the target is exact."""
-        return self.verification in _SAMPLED_RULES
+        return is_sampled(self.verification)
+
+
+def is_sampled(rule: sampling_pb2.VerificationRule.ValueType) -> bool:
+    """Whether candidates are drawn from the numbers that are sent, with noise of the draft's own."""
+    return rule in _SAMPLED_RULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
-from draft_service.drafters.drawing import Draw, Drawn, draw_many
-from tandem.block_limits import Limiter
+from draft_service.drafters.base import Ahead, Candidates, Counts, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.drawing import Drawn, is_sampled
+from draft_service.drafters.growth import Growth, Voice, candidates, draw_next
+from draft_service.drafters.look_ahead import Base, Branch, LookAhead
+from draft_service.drafters.outcomes import Ranking, likeliest
 from tandem.inference import runner
 from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver
 from tandem.inference.work import SingleWork
-from tandem.sampling import History, NotFiniteError, SamplingChain, log_probs_batch
-from tandem.transfers import portions
+from tandem.sampling import History, SamplingChain
 from tandem.v1 import draft_pb2, model_pb2
 from tandem.wire import timing_message
 
@@ -23,16 +24,19 @@ from tandem.wire import timing_message
 class ModelDrafter:
     """Drafts with a language model."""
 
-    def __init__(self, engine: Engine, info: model_pb2.ModelInfo) -> None:
+    def __init__(self, engine: Engine, info: model_pb2.ModelInfo, ranking: Ranking = likeliest) -> None:
+        """ranking: which outcomes are drafted for ahead."""
         self._engine = engine
+        self._ranking = ranking
         self.info = info
+        self.counts = Counts()
 
     async def start(self) -> None:
         self._engine.start()
 
     async def open(self, spec: SequenceSpec) -> DraftSequence:
         sequence = await self._engine.open(spec.priority, tokens=len(spec.tokens) - 1, within=spec.within)
-        return ModelSequence(self._engine, sequence, spec, self.info)
+        return ModelSequence(self._engine, sequence, spec, self.info, self._ranking, self.counts)
 
     def load(self) -> EngineLoad:
         return self._engine.load()
@@ -48,7 +52,13 @@ class ModelSequence:
     """One sequence and its cache. The prompt is processed at once, while the target does the same."""
 
     def __init__(
-        self, engine: Engine, sequence: runner.Sequence, spec: SequenceSpec, info: model_pb2.ModelInfo
+        self,
+        engine: Engine,
+        sequence: runner.Sequence,
+        spec: SequenceSpec,
+        info: model_pb2.ModelInfo,
+        ranking: Ranking = likeliest,
+        counts: Counts | None = None,
     ) -> None:
         self._engine = engine
         self._sequence = sequence
@@ -56,6 +66,10 @@ class ModelSequence:
         self._context_length = info.context_length
         self._chain = SamplingChain(spec.sampling, info.vocabulary_size, spec.constraint)
         self._history = History(spec.tokens[: spec.prompt_length])
+        self._voice = Voice(spec, self._chain, self._history, info.context_length)
+        self._ahead = LookAhead(engine, sequence, self._voice, ranking, counts or Counts())
+        self._drawn: Sequence[Drawn] = ()  # the last block
+        self._base: Base | None = None
         self._rows: list[Tensor] = []
         self._prefill = asyncio.ensure_future(self._process_prompt())
 
@@ -66,18 +80,87 @@ class ModelSequence:
             await self._engine.run(_Prefill(self._sequence, prompt))
 
     async def draft(
-        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool = False,
     ) -> Candidates:
         await self._prefill
-        self._rows = []
+        self._rows, self._drawn, self._base = [], (), None
         if len(tokens) >= self._context_length:
+            self._engine.call(self._ahead.stop)
             return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
         start = self._spec.prompt_length
         self._history.become(tokens[start:], cached - start)
-        work = _Drafting(self, tokens, min(cached, len(tokens) - 1), round_number, limits)
+        foresees = foresees and self._ahead.is_possible
+        work = _Drafting(self, tokens, cached, round_number, limits, foresees=foresees)
         timing = await self._engine.run(work)
-        work.block.timing = timing_message(timing)
-        return work.block
+        self._drawn = work.growth.drawn
+        block = work.block
+        block.timing = timing_message(timing)
+        return block
+
+    def look_ahead(
+        self,
+        tokens: Sequence[int],
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        plan: draft_pb2.LookAhead,
+        grown: Callable[[], None],
+    ) -> None:
+        """Begins to draft for what may become of the last block; see `base.DraftSequence`."""
+        self._base = None
+        if not (self._ahead.is_possible and plan.max_branches and plan.max_tokens):
+            return
+        history = History(())
+        if self._chain.reads_text:
+            history = self._history.fork(len(self._history.generated))
+        base = Base(
+            round=round_number,
+            position=len(tokens),
+            last=tokens[-1],
+            drawn=self._drawn,
+            history=history,
+            prompt_length=self._spec.prompt_length,
+            limits=limits,
+            plan=plan,
+            grown=grown,
+        )
+        self._base = base
+        self._engine.call(lambda: self._ahead.begin(base))
+
+    def ahead(self) -> Sequence[Ahead]:
+        branches = [branch for branch in tuple(self._ahead.branches.values()) if branch.base is self._base]
+        return sorted(branches, key=lambda branch: -branch.probability)
+
+    def stop_ahead(self) -> None:
+        self._base = None
+        self._engine.call(self._ahead.stop)
+
+    def foreseen(self, position: int, token: int) -> int | None:
+        branch = self._foreseen(position, token)
+        return None if branch is None else branch.sent
+
+    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
+        branch = self._foreseen(position, token)
+        if branch is None:
+            raise ValueError("no such block was sent")
+        self._drawn = branch.drawn[:used]
+        self._rows = [each.full_row for each in self._drawn if each.full_row is not None]
+        start = self._spec.prompt_length
+        self._history.become(tokens[start:], position - start)
+        self._history.extend(each.token_id for each in self._drawn)
+        self._base = None
+        self._ahead.counts.taken += used
+        self._engine.call(lambda: self._ahead.take((position, token), used))
+        return [each.token_id for each in self._drawn]
+
+    def _foreseen(self, position: int, token: int) -> Branch | None:
+        branch = self._ahead.branches.get((position, token))
+        return None if branch is None or branch.base is not self._base or branch.sent is None else branch
 
     def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         if not self._rows:
@@ -114,39 +197,64 @@ class _Drafting:
         cached: int,
         round_number: int,
         limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool = False,
     ) -> None:
         self.sequence = owner._sequence
-        self.block = Candidates()
+        most = limits.max_tokens
+        self.growth = Growth(owner._voice, len(tokens), round_number, limits, most, foresees=foresees)
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._round = round_number
         self._limits = limits
-        self._limiter = Limiter(limits)
         self._feed: Sequence[int] | None = None
         self._started = False
+
+    @property
+    def block(self) -> Candidates:
+        stop = self.growth.stop
+        return candidates(self.growth.drawn, draft_pb2.DRAFT_STOP_MAX_TOKENS if stop is None else stop)
 
     def next_block(self) -> tuple[Sequence[int], int] | None:
         if not self._started:
             self._started = True
-            self.sequence.truncate(min(self.sequence.length, self._cached))
-            missing = self._tokens[self.sequence.length :]
-            if self._limits.max_tokens == 0:  # only takes the prefix in; its last token waits for the next round
-                return (missing[:-1], 0) if len(missing) > 1 else None
-            self._feed = missing
+            return self._first_block()
         feed, self._feed = self._feed, None
         return None if feed is None else (feed, 1)
+
+    def _first_block(self) -> tuple[Sequence[int], int] | None:
+        ready = self._settle()
+        if self._limits.max_tokens == 0:  # only takes the prefix in; its last token waits for the next round
+            missing = self._tokens[self.sequence.length :]
+            return (missing[:-1], 0) if len(missing) > 1 else None
+        self.growth.take_all(ready)
+        self._owner._rows += [each.full_row for each in self.growth.drawn if each.full_row is not None]
+        self._owner._ahead.counts.taken += len(self.growth.drawn)
+        if self.growth.stop is not None:
+            self._owner._ahead.surplus = ready[len(self.growth.drawn) :]
+            return None
+        text = [each.token_id for each in self.growth.drawn]
+        self.sequence.truncate(min(self.sequence.length, len(self._tokens) + len(text) - 1))
+        return [*self._tokens[self.sequence.length :], *text[max(0, self.sequence.length - len(self._tokens)) :]], 1
+
+    def _settle(self) -> Sequence[Drawn]:
+        """Goes on with what was drafted ahead for what has come true. Returns what was drawn there for this block."""
+        ahead, cached = self._owner._ahead, self._cached
+        key = (cached, self._tokens[cached]) if len(self._tokens) == cached + 1 else None
+        found = ahead.settle(key)
+        if found is None:
+            self.sequence.truncate(min(self.sequence.length, cached, len(self._tokens) - 1))
+            return ()
+        if is_sampled(self._owner._spec.verification) and found.attempt != self.growth.attempt:
+            return ()  # of another round, that nobody has asked for
+        return found.all_drawn
 
     @classmethod
     def receive_all(cls, works: Sequence[_Drafting], logits: Sequence[Tensor]) -> list[Exception | None]:
         """Draws for all; a work that asked for no logits has nothing to draw."""
         drawing = [(work, rows) for work, rows in zip(works, logits, strict=True) if len(rows)]
-        drawn: list[Drawn | NotFiniteError] = []
-        for part in portions([rows for _, rows in drawing]):
-            owners = [work._owner for work, _ in drawing[part]]
-            chains, histories = [owner._chain for owner in owners], [owner._history for owner in owners]
-            log_q = log_probs_batch(chains, [rows for _, rows in drawing[part]], histories, [()] * len(owners))
-            drawn += draw_many([work._draw() for work, _ in drawing[part]], log_q)
+        wanted = [(work.growth.voice, work.growth.wanted()) for work, _ in drawing]
+        drawn = draw_next(wanted, [rows for _, rows in drawing])
         failed: dict[_Drafting, Exception] = {}
         for (work, _), result in zip(drawing, drawn, strict=True):
             if isinstance(result, Drawn):
@@ -155,43 +263,11 @@ class _Drafting:
                 failed[work] = result
         return [failed.get(work) for work in works]
 
-    def _draw(self) -> Draw:
-        spec = self._owner._spec
-        position = len(self._tokens) + len(self.block.token_ids)
-        forbids = self._owner._chain.forbids
-        return Draw(spec.verification, spec.noise, position, self._round, spec.max_entries, spec.mass, forbids)
-
     def _take(self, drawn: Drawn) -> None:
-        """Adds a candidate, unless a limit ends the block before it."""
-        block, owner = self.block, self._owner
-        position = len(self._tokens) + len(block.token_ids)
-        if self._limiter.refuses(drawn.entropy):
-            block.stop = draft_pb2.DRAFT_STOP_ENTROPY_BEFORE
-            return
-        block.token_ids.append(drawn.token_id)
-        block.log_probabilities.append(drawn.log_probability)
-        block.entropies.append(drawn.entropy)
-        if drawn.row is not None:
-            block.rows.append(drawn.row)
-        if drawn.full_row is not None:
-            owner._rows.append(drawn.full_row)
-        owner._history.append(drawn.token_id)
-        stop = self._stop_after(drawn.token_id, drawn.entropy, drawn.log_probability, position)
-        if stop is None:
-            self._feed = [drawn.token_id]
-        else:
-            block.stop = stop
-
-    def _stop_after(
-        self, token: int, h: float, log_probability: float, position: int
-    ) -> draft_pb2.DraftStop.ValueType | None:
-        reached = self._limiter.after(h, log_probability)
-        if token in self._owner._spec.stop_token_ids:
-            return draft_pb2.DRAFT_STOP_END_TOKEN
-        if reached is not None:
-            return reached
-        if len(self.block.token_ids) >= self._limits.max_tokens:
-            return draft_pb2.DRAFT_STOP_MAX_TOKENS
-        if position + 1 >= self._owner._context_length:
-            return draft_pb2.DRAFT_STOP_CONTEXT
-        return None
+        token = self.growth.take(drawn)
+        if self.growth.refused is drawn:
+            self._owner._ahead.surplus = [drawn]
+        elif drawn.full_row is not None:
+            self._owner._rows.append(drawn.full_row)
+        if token is not None:
+            self._feed = [token]

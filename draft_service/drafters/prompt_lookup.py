@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Ahead, Candidates, Counts, DraftSequence, SequenceSpec, no_rows
 from tandem.block_limits import Limiter
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
@@ -31,6 +31,7 @@ class PromptLookupDrafter:
 
     def __init__(self) -> None:
         self.info = model_pb2.ModelInfo(model_id="prompt-lookup")
+        self.counts = Counts()
         self._open = 0
 
     async def start(self) -> None:
@@ -63,7 +64,13 @@ class PromptLookupSequence:
         self._indexed = 0  # tokens whose runs, as far as something follows them, are in `_ends`
 
     async def draft(
-        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool = False,
     ) -> Candidates:
         started = time.perf_counter()
         if len(tokens) - self._indexed > _MOST_AT_ONCE:
@@ -101,6 +108,30 @@ class PromptLookupSequence:
             if end is not None:
                 return tokens[end : end + length]
         return ()
+
+    # It takes no time to be asked, so nothing is drafted ahead.
+
+    def look_ahead(
+        self,
+        tokens: Sequence[int],
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        plan: draft_pb2.LookAhead,
+        grown: Callable[[], None],
+    ) -> None:
+        """Drafts nothing."""
+
+    def ahead(self) -> Sequence[Ahead]:
+        return ()
+
+    def stop_ahead(self) -> None:
+        """There is nothing."""
+
+    def foreseen(self, position: int, token: int) -> int | None:
+        return None
+
+    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
+        raise ValueError("no such block was sent")
 
     def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         raise no_rows()

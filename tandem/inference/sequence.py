@@ -87,14 +87,16 @@ class Sequence:
 
     def branch(self, length: int) -> Sequence:
         """A fork of the first `length` tokens, for what may come after them. It ranks behind all sequences that are
-        none, and closes with this one. Raises SequenceClosedError, or ValueError where so many are not cached."""
-        if self.closed:
+        none, and closes with this one, or with the root of this one. Raises SequenceClosedError, or ValueError where so
+        many are not cached."""
+        root = self.root or self
+        if self.closed or root.closed:
             raise SequenceClosedError("the sequence is closed")
         if not 0 <= length <= self.cached:
             raise ValueError(f"cannot branch after {length} tokens, {self.cached} are cached")
-        other = self._forked(Sequence(self.table.fork(), root=self))
+        other = self._forked(Sequence(self.table.fork(), root=root))
         other.truncate(length)
-        self.branches.add(other)
+        root.branches.add(other)
         return other
 
     def become(self, branch: Sequence) -> None:

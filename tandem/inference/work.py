@@ -196,8 +196,12 @@ class AheadJob(Job):
 
     def __init__(self, work: AheadWork) -> None:
         super().__init__(work, None)
+        self._ahead = work
         self.worth = work.worth
-        self._stopped = work.stopped
+
+    def begin(self, token_ids: Seq[int], rows: int) -> None:
+        self.worth = self._ahead.worth
+        super().begin(token_ids, rows)
 
     def step_began(self, at: float, tokens: int, sequences: int) -> float | None:
         super().step_began(at, tokens, sequences)
@@ -205,4 +209,4 @@ class AheadJob(Job):
 
     def send(self, item: tuple[Any, Timing] | BaseException | None) -> None:
         if isinstance(item, Exception):
-            self._stopped(item)
+            self._ahead.stopped(item)

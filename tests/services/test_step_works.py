@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from draft_service.drafters import model
+from draft_service.drafters import growth, model
 from draft_service.drafters.base import SequenceSpec
 from draft_service.drafters.model import ModelSequence
 from tandem import transfers
@@ -162,7 +162,7 @@ async def test_logits_that_are_not_finite_end_their_work_alone(kind: str, bad: f
 async def test_a_step_that_fails_in_the_middle_changes_no_work(monkeypatch, kind: str) -> None:
     monkeypatch.setattr(transfers, "_ENTRIES", 8 * SIZE)
     module, name = {
-        "verify": (target, "verify_many"), "generate": (target, "next_tokens"), "draft": (model, "draw_many")
+        "verify": (target, "verify_many"), "generate": (target, "next_tokens"), "draft": (growth, "draw_many")
     }[kind]  # fmt: skip
     whole, calls = getattr(module, name), []
 

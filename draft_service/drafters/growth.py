@@ -1,0 +1,127 @@
+"""A block in the making: what its candidates are drawn by, those that have been drawn, and the limit that ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from draft_service.drafters.base import Candidates, SequenceSpec
+from draft_service.drafters.drawing import Draw, Drawn, draw_many
+from tandem.block_limits import Limiter
+from tandem.sampling import History, NotFiniteError, SamplingChain, log_probs_batch
+from tandem.transfers import portions
+from tandem.v1 import draft_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """What the candidates of one text are drawn by. history: of that text; the chain may be another's too."""
+
+    spec: SequenceSpec
+    chain: SamplingChain
+    history: History
+    context_length: int
+
+    def after(self, history: History, length: int, token: int) -> Voice:
+        """Of the text that has the first `length` generated tokens of `history` and then `token`."""
+        other = History(())
+        if self.chain.reads_text:
+            other = history.fork(length)
+            other.append(token)
+        return Voice(self.spec, self.chain, other, self.context_length)
+
+
+class Growth:
+    """Candidates of one block. On one thread; others may read `stop` and then `drawn`, which only grow.
+
+    drawn: kept ones. stop: which limit ended the block, None while it has not ended. refused: what was drawn for the
+    place before which a limit ended it.
+    """
+
+    def __init__(
+        self, voice: Voice, start: int, attempt: int, limits: draft_pb2.DraftLimits, most: int, *, foresees: bool
+    ) -> None:
+        """start: absolute position of the first candidate. attempt: of draws under RATIO and BLOCK. most: candidates;
+        instead of the limits' max_tokens. foresees: whether the likeliest others are wanted too."""
+        self.voice = voice
+        self.start = start
+        self.attempt = attempt
+        self.drawn: list[Drawn] = []
+        self.stop: draft_pb2.DraftStop.ValueType | None = None
+        self.refused: Drawn | None = None
+        self._limiter = Limiter(limits)
+        self._most = most
+        self._foresees = foresees
+
+    @property
+    def all_drawn(self) -> list[Drawn]:
+        """All that was drawn, the refused one included."""
+        return [*self.drawn, *([] if self.refused is None else [self.refused])]
+
+    def wanted(self) -> Draw:
+        """The next draw."""
+        spec = self.voice.spec
+        return Draw(
+            spec.verification,
+            spec.noise,
+            self.start + len(self.drawn),
+            self.attempt,
+            spec.max_entries,
+            spec.mass,
+            self.voice.chain.forbids,
+            self._foresees,
+        )
+
+    def take(self, drawn: Drawn) -> int | None:
+        """Adds a candidate, unless a limit ends the block before it. Returns its token where the block goes on."""
+        if self._limiter.refuses(drawn.entropy):
+            self.refused = drawn
+            self.stop = draft_pb2.DRAFT_STOP_ENTROPY_BEFORE
+            return None
+        self.drawn.append(drawn)
+        self.voice.history.append(drawn.token_id)
+        self.stop = self._stop_after(drawn)
+        return drawn.token_id if self.stop is None else None
+
+    def take_all(self, drawn: Iterable[Drawn]) -> None:
+        """Adds what has been drawn before, as far as the limits allow."""
+        for each in drawn:
+            if self.stop is not None:
+                return
+            self.take(each)
+
+    def _stop_after(self, drawn: Drawn) -> draft_pb2.DraftStop.ValueType | None:
+        reached = self._limiter.after(drawn.entropy, drawn.log_probability)
+        if drawn.token_id in self.voice.spec.stop_token_ids:
+            return draft_pb2.DRAFT_STOP_END_TOKEN
+        if reached is not None:
+            return reached
+        if len(self.drawn) >= self._most:
+            return draft_pb2.DRAFT_STOP_MAX_TOKENS
+        if self.start + len(self.drawn) >= self.voice.context_length:
+            return draft_pb2.DRAFT_STOP_CONTEXT
+        return None
+
+
+def draw_next(wanted: Sequence[tuple[Voice, Draw]], logits: Sequence[Tensor]) -> list[Drawn | NotFiniteError]:
+    """The next candidate of each text; logits: fp32 [1, V] each."""
+    drawn: list[Drawn | NotFiniteError] = []
+    for part in portions(logits):
+        voices = [voice for voice, _ in wanted[part]]
+        chains, histories = [voice.chain for voice in voices], [voice.history for voice in voices]
+        log_q = log_probs_batch(chains, logits[part], histories, [()] * len(voices))
+        drawn += draw_many([draw for _, draw in wanted[part]], log_q)
+    return drawn
+
+
+def candidates(drawn: Sequence[Drawn], stop: draft_pb2.DraftStop.ValueType) -> Candidates:
+    """A block of what was drawn."""
+    return Candidates(
+        token_ids=[each.token_id for each in drawn],
+        log_probabilities=[each.log_probability for each in drawn],
+        entropies=[each.entropy for each in drawn],
+        rows=[each.row for each in drawn if each.row is not None],
+        stop=stop,
+    )
