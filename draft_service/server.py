@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import grpc
 
-from draft_service.drafters.base import Candidates, Drafter, DraftSequence, SequenceSpec
-from tandem.block_limits import check_limits
+from draft_service.drafters.base import Drafter, SequenceSpec
+from draft_service.stream import DraftStream
 from tandem.faults import reported
 from tandem.grammars import Grammars
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
 from tandem.telemetry.services import ModelTelemetry
-from tandem.telemetry.sessions import Session, end_block
-from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, sampling_pb2
+from tandem.v1 import draft_pb2, draft_pb2_grpc, sampling_pb2
 from tandem.wire import (
     check_opening,
     constraint,
-    full_row_message,
     load_message,
     noise_stream,
-    row_message,
     sampling_params,
 )
 
@@ -63,9 +60,9 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             try:
                 yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
                 progress = Progress(list(spec.tokens), self._vocabulary_size, self._most_tokens)
-                async for request in request_iterator:
-                    response = await self._answer(request, sequence, progress, session)
-                    if response is not None:
+                stream = DraftStream(sequence, progress, session, self._count_stale)
+                async with aclosing(stream.responses(request_iterator)) as responses:
+                    async for response in responses:
                         yield response
             finally:
                 await sequence.close()
@@ -102,53 +99,8 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             within=within,
         )
 
-    async def _answer(
-        self, request: draft_pb2.DraftRequest, sequence: DraftSequence, progress: Progress, session: Session
-    ) -> draft_pb2.DraftResponse | None:
-        kind = request.WhichOneof("kind")
-        if kind == "round":
-            return await self._draft(request.round, sequence, progress, session)
-        if kind == "rows":
-            return draft_pb2.DraftResponse(rows=await self._rows(request.rows, sequence, progress))
-        raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
-
-    async def _draft(
-        self, message: draft_pb2.DraftRound, sequence: DraftSequence, progress: Progress, session: Session
-    ) -> draft_pb2.DraftResponse | None:
-        if progress.is_stale(message.round):
-            self._stale_messages += 1
-            return None
-        check_limits(message.limits, path="round.limits")
-        span = session.block()
-        cached = progress.advance(message.round, message.continuation, path="round.continuation")
-        candidates = await sequence.draft(progress.tokens, cached, message.round, message.limits)
-        progress.candidates = candidates.token_ids
-        end_block(span, message.round, len(candidates.token_ids), candidates.timing)
-        return draft_pb2.DraftResponse(block=_block_message(message.round, progress.position, candidates))
-
-    async def _rows(
-        self, message: draft_pb2.DraftRows, sequence: DraftSequence, progress: Progress
-    ) -> draft_pb2.DraftedRows:
-        if message.round != progress.round:
-            raise TandemError.unexpected_message(
-                f"rows of round {message.round} are gone; the last block is of round {progress.round}"
-            )
-        if len(message.indices) > (size := len(progress.candidates)):
-            raise TandemError.invalid_field("rows.indices", f"names more than {size} candidates")
-        if len(set(message.indices)) < len(message.indices):  # each row is as long as the vocabulary
-            raise TandemError.invalid_field("rows.indices", "names a candidate twice")
-        for index in message.indices:
-            if index >= len(progress.candidates):
-                raise TandemError.invalid_field(
-                    "rows.indices", f"{index} is not below the block's {len(progress.candidates)} candidates"
-                )
-        rows = sequence.full_rows(message.indices)
-
-        def drafted() -> draft_pb2.DraftedRows:
-            messages = [full_row_message(index, row) for index, row in zip(message.indices, rows, strict=True)]
-            return draft_pb2.DraftedRows(round=message.round, rows=messages)
-
-        return await asyncio.to_thread(drafted)  # waits for the device, and copies a vocabulary for each row
+    def _count_stale(self) -> None:
+        self._stale_messages += 1
 
     async def GetDraftModel(
         self, request: draft_pb2.GetDraftModelRequest, context: grpc.aio.ServicerContext
@@ -159,19 +111,9 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         self, request: draft_pb2.GetDraftLoadRequest, context: grpc.aio.ServicerContext
     ) -> draft_pb2.GetDraftLoadResponse:
         load = load_message(self._drafter.load())
-        return draft_pb2.GetDraftLoadResponse(load=load, stale_messages=self._stale_messages)
-
-
-def _block_message(round_number: int, position: int, candidates: Candidates) -> draft_pb2.DraftedBlock:
-    return draft_pb2.DraftedBlock(
-        round=round_number,
-        block=block_pb2.Block(
-            position=position,
-            token_ids=candidates.token_ids,
-            log_probabilities=candidates.log_probabilities,
-            entropies=candidates.entropies,
-            distributions=[row_message(row) for row in candidates.rows],
-        ),
-        stop=candidates.stop,
-        timing=candidates.timing,
-    )
+        return draft_pb2.GetDraftLoadResponse(
+            load=load,
+            stale_messages=self._stale_messages,
+            ahead_tokens=self._drafter.counts.drawn,
+            ahead_tokens_taken=self._drafter.counts.taken,
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from pydantic import Field
 
 from tandem.model_settings import ModelSettings
@@ -22,3 +25,14 @@ class DraftSettings(ModelSettings):
         min_length=1,
         description=f"Hugging Face id, folder, GGUF file, embedded:smollm2-draft, or {PROMPT_LOOKUP}.",
     )
+    look_ahead_rows: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Tokens of a step up to which it is filled with blocks that nobody has asked for yet, for what may"
+        " become of those that are being verified; 0 drafts none. 16 on a GPU and 0 on a CPU if unset.",
+    )
+
+    def engine_options(self) -> dict[str, Any]:
+        options = super().engine_options()
+        return options | {"limits": replace(options["limits"], ahead_rows=self.look_ahead_rows)}

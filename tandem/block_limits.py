@@ -10,6 +10,10 @@ from tandem.v1 import draft_pb2
 
 _MAX_BLOCK = 64
 _MAX_KNOTS = 64
+_MAX_BRANCHES = 64
+_MAX_SHARES = 16
+# By which a sum of shares may exceed 1: they are rounded to float32.
+_ROUNDING = 1e-4
 
 
 class Limiter:
@@ -77,7 +81,27 @@ def check_limits(limits: draft_pb2.DraftLimits, *, path: str) -> None:
     for index, value in enumerate(limits.min_survival):
         if not value >= 0:  # nor is NaN
             raise TandemError.invalid_field(f"{path}.min_survival[{index}]", f"must not be negative, as {value} is")
-    where, curve = f"{path}.acceptance_curve", limits.acceptance_curve
+    _check_curve(limits.acceptance_curve, f"{path}.acceptance_curve")
+
+
+def check_look_ahead(plan: draft_pb2.LookAhead, *, path: str) -> None:
+    """Raises TandemError INVALID_FIELD for a plan that means nothing."""
+    for field, most in (("max_branches", _MAX_BRANCHES), ("max_tokens", _MAX_BLOCK)):
+        if getattr(plan, field) > most:
+            raise TandemError.invalid_field(f"{path}.{field}", f"must be at most {most}")
+    if plan.acceptance_curve.entropies or plan.acceptance_curve.acceptances:
+        _check_curve(plan.acceptance_curve, f"{path}.acceptance_curve")
+    shares = plan.correction_shares
+    if len(shares) > _MAX_SHARES:
+        raise TandemError.invalid_field(f"{path}.correction_shares", f"has more than {_MAX_SHARES} entries")
+    for index, share in enumerate(shares):
+        if not 0 <= share <= 1:
+            raise TandemError.invalid_field(f"{path}.correction_shares[{index}]", f"must lie in [0, 1], not {share}")
+    if sum(shares) > 1 + _ROUNDING:
+        raise TandemError.invalid_field(f"{path}.correction_shares", f"add up to {sum(shares):.6g}, more than 1")
+
+
+def _check_curve(curve: draft_pb2.AcceptanceCurve, where: str) -> None:
     size = len(curve.entropies)
     if not 1 <= size <= _MAX_KNOTS or len(curve.acceptances) != size:
         counts = f"{size} entropies and {len(curve.acceptances)} acceptances"

@@ -115,8 +115,8 @@ class DraftSequence(Protocol):
         """What has been drafted for what may become of the last block, likeliest first."""
         ...
 
-    def stop_ahead(self) -> None:
-        """No more of that is wanted."""
+    def freeze_ahead(self) -> None:
+        """No more of that is wanted; what was sent may still come true."""
         ...
 
     def foreseen(self, position: int, token: int) -> int | None:

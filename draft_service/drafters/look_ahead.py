@@ -71,6 +71,7 @@ class Branch:
     sent: int | None = None
     rest: list[outcomes.Outcome] = field(default_factory=list)  # to be branched off when it is known
     worth: float = 0.0
+    is_frozen: bool = False
 
     @property
     def drawn(self) -> Sequence[Drawn]:
@@ -89,7 +90,7 @@ class Branch:
         return self.position - self.base.position
 
     def next_block(self) -> tuple[Sequence[int], int] | None:
-        if self.sequence.closed or not self.feed:
+        if self.sequence.closed or self.is_frozen or not self.feed:
             return None
         feed, self.feed = self.feed, []
         return feed, 1
@@ -180,6 +181,7 @@ class LookAhead:
 
     def take(self, key: tuple[int, int], used: int) -> None:
         """As `settle`, for a block that is taken: `used` of its candidates are the last block now."""
+        self.counts.taken += used
         growth = self.settle(key)
         if growth is not None and self._root.cached >= key[0] + used:
             self.surplus = growth.all_drawn[used:]
@@ -190,6 +192,13 @@ class LookAhead:
             self._engine.close_branch(branch.sequence)
         self.branches = {}
         self._main = self._base = None
+
+    def freeze(self) -> None:
+        """Lets the branches stand as they are."""
+        for branch in self.branches.values():
+            branch.is_frozen = True
+        if self._main is not None:
+            self._engine.close_branch(self._main.sequence)
 
     def failed(self, branch: Branch, error: Exception) -> None:
         if branch is self._main:

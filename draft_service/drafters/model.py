@@ -136,9 +136,8 @@ class ModelSequence:
         branches = [branch for branch in tuple(self._ahead.branches.values()) if branch.base is self._base]
         return sorted(branches, key=lambda branch: -branch.probability)
 
-    def stop_ahead(self) -> None:
-        self._base = None
-        self._engine.call(self._ahead.stop)
+    def freeze_ahead(self) -> None:
+        self._engine.call(self._ahead.freeze)
 
     def foreseen(self, position: int, token: int) -> int | None:
         branch = self._foreseen(position, token)
@@ -154,7 +153,6 @@ class ModelSequence:
         self._history.become(tokens[start:], position - start)
         self._history.extend(each.token_id for each in self._drawn)
         self._base = None
-        self._ahead.counts.taken += used
         self._engine.call(lambda: self._ahead.take((position, token), used))
         return [each.token_id for each in self._drawn]
 

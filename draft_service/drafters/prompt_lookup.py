@@ -124,7 +124,7 @@ class PromptLookupSequence:
     def ahead(self) -> Sequence[Ahead]:
         return ()
 
-    def stop_ahead(self) -> None:
+    def freeze_ahead(self) -> None:
         """There is nothing."""
 
     def foreseen(self, position: int, token: int) -> int | None:

@@ -1,0 +1,149 @@
+"""One stream of the draft service, from its opening on: answers in order, and between them what was drafted ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from draft_service.drafters.base import DraftSequence
+from draft_service.pushing import Pushing, drafted_block
+from tandem.block_limits import check_limits, check_look_ahead
+from tandem.progress import Progress
+from tandem.rpc.errors import TandemError
+from tandem.telemetry.sessions import Session, end_block
+from tandem.v1 import draft_pb2
+from tandem.wire import full_row_message
+
+
+class DraftStream:
+    """Serves one sequence. A block is drafted also while its reader has still to take in what came ahead."""
+
+    def __init__(
+        self, sequence: DraftSequence, progress: Progress, session: Session, on_stale: Callable[[], None]
+    ) -> None:
+        self._sequence = sequence
+        self._progress = progress
+        self._session = session
+        self._on_stale = on_stale
+        self._loop = asyncio.get_running_loop()
+        self._pushing = Pushing(sequence)
+        self._news = asyncio.Event()  # there may be something to write
+        self._answer: draft_pb2.DraftResponse | None = None
+        self._answered = asyncio.Event()
+
+    async def responses(
+        self, requests: AsyncIterator[draft_pb2.DraftRequest]
+    ) -> AsyncGenerator[draft_pb2.DraftResponse]:
+        answering = asyncio.create_task(self._answer_all(requests))
+        answering.add_done_callback(lambda _: self._news.set())
+        try:
+            while self._answer is not None or not answering.done():
+                await self._news.wait()
+                self._news.clear()
+                if self._answer is not None:
+                    answer, self._answer = self._answer, None
+                    yield answer
+                    self._answered.set()
+                while self._answer is None and (message := self._pushing.next()) is not None:
+                    yield message
+                    self._pushing.written()
+            await answering
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def _answer_all(self, requests: AsyncIterator[draft_pb2.DraftRequest]) -> None:
+        async for request in requests:
+            response = await self._act(request)
+            if response is not None:
+                self._answered.clear()
+                self._answer = response
+                self._news.set()
+                await self._answered.wait()
+
+    async def _act(self, request: draft_pb2.DraftRequest) -> draft_pb2.DraftResponse | None:
+        kind = request.WhichOneof("kind")
+        if kind == "round":
+            return await self._draft(request.round)
+        if kind == "rows":
+            return draft_pb2.DraftResponse(rows=await self._rows(request.rows))
+        if kind == "taken":
+            self._take(request.taken)
+            return None
+        raise TandemError.unexpected_message(f"`{kind}` is not allowed on an open stream")
+
+    async def _draft(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftResponse | None:
+        progress = self._progress
+        if progress.is_stale(message.round):
+            self._on_stale()
+            return None
+        check_limits(message.limits, path="round.limits")
+        check_look_ahead(message.look_ahead, path="round.look_ahead")
+        span = self._session.block()
+        cached = progress.advance(message.round, message.continuation, path="round.continuation")
+        foresees = message.look_ahead.max_branches > 0
+        self._pushing.end()
+        block = await self._sequence.draft(
+            progress.tokens, cached, message.round, message.limits, foresees=foresees
+        )
+        progress.candidates = block.token_ids
+        end_block(span, message.round, len(block.token_ids), block.timing)
+        self._look_ahead(message.limits, message.look_ahead)
+        return draft_pb2.DraftResponse(block=drafted_block(message.round, progress.position, block))
+
+    def _take(self, message: draft_pb2.DraftTaken) -> None:
+        progress = self._progress
+        if progress.is_stale(message.round):
+            self._on_stale()
+            return
+        check_limits(message.limits, path="taken.limits")
+        check_look_ahead(message.look_ahead, path="taken.look_ahead")
+        position, follows = message.continuation.position, message.continuation.token_ids
+        sent = self._sequence.foreseen(position, follows[0]) if len(follows) == 1 else None
+        if sent is None:
+            raise TandemError.prefix_mismatch(
+                "taken.continuation names no block that was sent",
+                expected=progress.position + message.continuation.kept,
+                received=position,
+            )
+        if message.used > sent:
+            raise TandemError.invalid_field("taken.used", f"is {message.used}, but {sent} candidates were sent")
+        progress.advance(message.round, message.continuation, path="taken.continuation")
+        self._pushing.end()
+        progress.candidates = self._sequence.take(position, follows[0], message.used, progress.tokens)
+        self._look_ahead(message.limits, message.look_ahead)
+
+    def _look_ahead(self, limits: draft_pb2.DraftLimits, plan: draft_pb2.LookAhead) -> None:
+        """A reader that has not even taken in what came before the last block is not sent more."""
+        if plan.max_branches and self._pushing.begin(self._progress.round, self._progress.position, plan):
+            self._sequence.look_ahead(self._progress.tokens, self._progress.round, limits, plan, self._grown)
+
+    def _grown(self) -> None:
+        """On any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._news.set)
+        except RuntimeError:
+            """The event loop is gone."""
+
+    async def _rows(self, message: draft_pb2.DraftRows) -> draft_pb2.DraftedRows:
+        progress = self._progress
+        if message.round != progress.round:
+            raise TandemError.unexpected_message(
+                f"rows of round {message.round} are gone; the last block is of round {progress.round}"
+            )
+        if len(message.indices) > (size := len(progress.candidates)):
+            raise TandemError.invalid_field("rows.indices", f"names more than {size} candidates")
+        if len(set(message.indices)) < len(message.indices):  # each row is as long as the vocabulary
+            raise TandemError.invalid_field("rows.indices", "names a candidate twice")
+        for index in message.indices:
+            if index >= len(progress.candidates):
+                raise TandemError.invalid_field(
+                    "rows.indices", f"{index} is not below the block's {len(progress.candidates)} candidates"
+                )
+        rows = self._sequence.full_rows(message.indices)
+
+        def drafted() -> draft_pb2.DraftedRows:
+            messages = [full_row_message(index, row) for index, row in zip(message.indices, rows, strict=True)]
+            return draft_pb2.DraftedRows(round=message.round, rows=messages)
+
+        return await asyncio.to_thread(drafted)  # waits for the device, and copies a vocabulary for each row
