@@ -10,7 +10,7 @@ that would ask for them: whether a block was drafted ahead changes nothing about
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -252,7 +252,7 @@ class LookAhead:
         base, voice = self._base, self._voice
         if base is None or (position, token) in self.branches or position + 1 >= voice.context_length:
             return
-        if token in voice.spec.stop_token_ids or parent.closed:
+        if parent.closed:
             return
         voice = voice.after(base.history, position - base.prompt_length, token)
         growth = Growth(voice, position + 1, base.round + 1, base.limits, base.plan.max_tokens, foresees=True)
@@ -271,14 +271,18 @@ class LookAhead:
     def _choices(self, base: Base, kept: int) -> list[int]:
         """Tokens that may follow `kept` candidates in place of the next one, likeliest first."""
         drawn = base.drawn[kept]
-        return [token for token in drawn.best if token != drawn.token_id][:_MOST_CHOICES]
+        return self._going_on(token for token in drawn.best if token != drawn.token_id)
 
     def _following(self, drawn: Drawn) -> list[int]:
         """Tokens that may follow the whole block, likeliest first."""
         best = list(drawn.best)
         if not self._is_sampled:  # the draw is the best there is
             best = [drawn.token_id, *(token for token in best if token != drawn.token_id)]
-        return best[:_MOST_CHOICES]
+        return self._going_on(best)
+
+    def _going_on(self, tokens: Iterable[int]) -> list[int]:
+        """Those after which there is something to draft."""
+        return [token for token in tokens if token not in self._voice.spec.stop_token_ids][:_MOST_CHOICES]
 
     def _goes_on(self, base: Base) -> bool:
         """Whether anything can follow the whole block."""
