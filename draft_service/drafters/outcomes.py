@@ -70,7 +70,7 @@ def geometric(
     # One token after the other goes to where most is missing of its share, so that whole numbers add up.
     given = [0] * (last + 1)
     for _ in range(most):
-        open_ones = [kept for kept in range(last + 1) if given[kept] < min(choices[kept], len(shares))]
+        open_ones = [kept for kept in range(last + 1) if given[kept] < min(choices[kept], len(shares) + (kept == last))]
         if not open_ones:
             break
         given[max(open_ones, key=lambda kept: weights[kept] / (given[kept] + 1))] += 1
