@@ -24,7 +24,7 @@ from orchestrator.request import Plan
 from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
-from orchestrator.upstream import DraftStream
+from orchestrator.streams import DraftStream
 from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
