@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.drafting import limits_message
+from orchestrator.limits_message import limits_message
 from orchestrator.stopping import Experience, Goodput, Limits, RoundCosts, RoundOutcome
 from orchestrator.stopping.costs import Costs, StepTimes
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
