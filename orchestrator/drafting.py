@@ -160,7 +160,7 @@ class DraftSide:
         """The block of a round where it is there before it was asked for; the draft is told, and not waited for."""
         assert self._stream is not None
         found = self.sight.find(message.round, message.continuation, self._drafted, message.limits)
-        if found is not None or message.HasField("look_ahead"):
+        if found is not None or (message.HasField("look_ahead") and self.sight.foreseen.is_served):
             clock.foreseen = found is not None
         if found is None:
             return None

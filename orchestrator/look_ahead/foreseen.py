@@ -61,6 +61,11 @@ class Foreseen:
     stale: int = 0
     branches: dict[Outcome, Ahead] = field(default_factory=dict)  # likeliest first
 
+    @property
+    def is_served(self) -> bool:
+        """Whether anything has ever come: many a draft does not look ahead."""
+        return self.pushed.messages + self.pushed.stale > 0
+
     def begin(self, base: Base | None) -> None:
         """Another block is asked for or taken: what comes from now on speaks of it, or is of no use. None: nothing is
         to be foreseen."""

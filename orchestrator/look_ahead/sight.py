@@ -53,6 +53,8 @@ class Sight:
             or len(continuation.token_ids) != 1
         ):
             return None  # the target has gone on alone meanwhile
+        if not self.foreseen.is_served:
+            return None
         found, block = self._find(kept, continuation.token_ids[0], drafted, limits)
         self._tally.found[found, kept == drafted] += 1
         self._watch.foreseen(found, all_kept=kept == drafted)

@@ -969,7 +969,8 @@ Global___SpeculationReport: _TypeAlias = SpeculationReport  # noqa: Y015
 @_typing.final
 class LookAheadReport(_message.Message):
     """Blocks that the draft made while the target verified. Rounds are those that
-    come next after a block of which something might have been foreseen.
+    come next after a block of which something might have been foreseen, from the
+    first on of which something was: all is 0 with a draft that does not look ahead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

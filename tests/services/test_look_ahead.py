@@ -81,10 +81,12 @@ async def test_the_text_is_the_targets_whatever_goes_wrong_ahead(sends: str) -> 
             if sends == "short":
                 assert hits(report) + report.misses_short > 0
                 continue
+            if sends == "never":
+                assert hits(report) + misses(report) == 0
+                continue
             # Where all is said twice, what was whole at first still is when its outcome comes true.
             assert misses(report) > 0 and (hits(report) == 0 or sends == "twice")
             assert sends != "wrong" or report.misses_other_token + report.misses_no_branch > 0
-            assert sends != "never" or report.misses_too_late == misses(report)
             assert sends != "late" or report.stale_messages > 0
 
 

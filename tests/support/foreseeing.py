@@ -64,7 +64,7 @@ def wrong(foresees: Foresees, vocabulary: int = 64) -> Foresees:
 
 @dataclass(eq=False)
 class Foresight:
-    """foresees: the outcomes. sends: `at once`; `late`, once they are of no use any more; `twice`; `torn`, without their
+    """foresees: the outcomes. sends: `at once`; `late`, once they are of no use any more; `twice`; `torn`, without the
     first candidates; `never`. stops_after: candidates of a branch that are sent. sent, taken: messages, blocks.
     pushed: the last round of each request of which all was said."""
 
