@@ -34,6 +34,7 @@ from tandem.rpc.errors import CODES, DOMAIN
 from tandem.v1 import draft_pb2, target_pb2
 from target_service.server import TargetServicer
 from tests.fuzz.seeded import disturbed, message, torn
+from tests.support.foreseeing import ForeseeingDraft
 
 
 @dataclass
@@ -217,6 +218,10 @@ class HostileDraft(_Unary, DraftServicer):
         async with aclosing(self.hostility.answers(draft_pb2.DraftResponse, true, asked, context)) as answers:
             async for answer in answers:
                 yield answer
+
+
+class HostileForeseeing(HostileDraft, ForeseeingDraft):
+    """A draft that looks ahead, and what it says of that is disturbed, too."""
 
 
 class HostileTarget(_Unary, TargetServicer):

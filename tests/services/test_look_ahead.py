@@ -14,7 +14,7 @@ from tandem.policies import STOP_RULES
 from tandem.sampling import SamplingParams
 from tandem.v1 import completion_pb2
 from tests.services.test_draft_returns import Reader, is_alone, is_drafted
-from tests.services.test_lossless import CRITICAL, SAMPLES, _pair_law
+from tests.services.test_lossless import CRITICAL, _pair_law
 from tests.support.fleet import Fleet, fleet, until_idle
 from tests.support.foreseeing import Foresees, Foresight, every, foreseeing, known, wrong
 from tests.support.tiny import tiny_llama
@@ -24,6 +24,7 @@ from tests.support.trio import Trio, policy, trio
 TOKENIZER = byte_tokenizer(64)
 PROMPT = [1, 2, 3]
 LENGTH = 32
+SAMPLES = 1000
 SAMPLED = {"exact": {"temperature": 0.0}, "coupled": {"temperature": 1.0, "seed": 7}}
 
 
@@ -164,15 +165,14 @@ async def test_a_seed_has_the_same_text_with_and_without_look_ahead(accept: str)
     ("stop", "accept", "foresees"),
     [
         ("fixed", "ratio", every(4)),
-        ("adaedl", "block", every(4)),
         # Which outcomes are there depends on the token that comes true.
-        ("fixed", "block", every(4, lambda token: token % 2 == 0)),
+        ("adaedl", "block", every(4, lambda token: token % 2 == 0)),
         ("fixed", "ratio", every(4, lambda token: False)),
     ],
 )
 async def test_lossless_in_distribution_with_look_ahead(stop: str, accept: str, foresees: Foresees) -> None:
-    """As `test_lossless_in_distribution_over_grpc`, with blocks of one or two: the pair of the third and fourth token
-    is drafted ahead where its outcome was foreseen."""
+    """As `test_lossless_in_distribution_over_grpc`, with blocks of one: where the pair's first token corrects a candidate
+    and was foreseen, its second one was drafted ahead. Half as many samples, at the same error rate."""
     prompt = [1, 2, 3, 1]
     sampling = {"temperature": 1.0}
     joint = _pair_law(11, prompt, SamplingParams(**sampling))
@@ -217,11 +217,11 @@ async def test_a_draft_that_looks_ahead_may_fail_at_any_time(made: Fleet, fails:
     target, draft = await made.target(), await made.draft(foresight=foresight)
     orchestrator = await made.orchestrator([target], [draft], draft_patience_seconds=0.05, draft_timeout_seconds=60)
     await orchestrator.until(target, draft)
-    truth = await orchestrator.complete(max_tokens=2000)
+    truth = await orchestrator.complete(max_tokens=700)
     foresight.foresees = known([1, 2, *truth.token_ids])
     target.delay = 0.01  # time to look ahead
-    reader = Reader(orchestrator, "exact", 2000)
-    for _ in range(3):
+    reader = Reader(orchestrator, "exact", 700)
+    for _ in range(2):
         taken = foresight.taken
         await reader.until(lambda tokens, taken=taken: is_drafted(tokens) and foresight.taken > taken)
         if fails == "hangs":
