@@ -145,8 +145,10 @@ class _Stream:
                     await self._stop_looking(is_rows=request.HasField("rows"))
                     await self._take(request, sequence, progress, session, spec)
             finally:
-                await self._stop_looking()
-                await sequence.close()
+                try:
+                    await self._stop_looking()  # may be cancelled in its turn
+                finally:
+                    await sequence.close()
 
     async def _stop_looking(self, *, is_rows: bool = False) -> None:
         if self._looking is not None and not is_rows:
