@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from orchestrator.acceptance import AcceptRule, Position
+from orchestrator.look_ahead.tally import Tally
 from orchestrator.request import Speculation
 from orchestrator.stopping import RoundCosts
 from tandem.v1 import block_pb2, completion_pb2, target_pb2
@@ -94,13 +95,15 @@ class Exchange:
 @dataclass(slots=True)
 class RoundClock:
     """Splits the wall time of one round. Microseconds. took: all of it, once the round has ended. lost: seconds that a
-    target cost that was lost."""
+    target cost that was lost. foreseen: whether the block was there before it was asked for; None where nothing was to
+    be."""
 
     started: float = field(default_factory=time.perf_counter)
     took: int = 0
     lost: float = 0.0
     draft: Exchange = field(default_factory=Exchange)
     target: Exchange = field(default_factory=Exchange)
+    foreseen: bool | None = None
 
     def wall(self) -> int:
         return round((time.perf_counter() - self.started) * 1e6)
@@ -125,6 +128,7 @@ class RoundClock:
             return None
         draft, target = self.draft, self.target
         steps = max(1, target.steps)
+        other = max(0, self.wall() - draft.compute - target.compute - target.queue)
         return RoundCosts(
             draft_seconds=min(draft.compute, draft.wall) / 1e6,  # it is always waited for
             draft_steps=draft.steps,
@@ -132,7 +136,9 @@ class RoundClock:
             target_queue_seconds=target.queue / 1e6,
             target_tokens=target.step_tokens / steps,
             target_sequences=target.step_sequences / steps,
-            other_seconds=max(0, self.wall() - draft.compute - target.compute - target.queue) / 1e6,
+            other_seconds=other / 1e6,
+            draft_wire_seconds=min(other, max(0, draft.wall - draft.compute)) / 1e6,
+            foreseen=self.foreseen,
         )
 
 
@@ -158,6 +164,7 @@ class Account:
         self.draft_failures = 0
         self.plain_tokens = 0
         self.takeovers = 0
+        self.look_ahead: Tally | None = None
 
     def round_ended(self, clock: RoundClock, *, drafted: int) -> completion_pb2.RoundTime:
         """drafted: candidates; the overhead of a round is that of one with candidates, if there are any such."""
@@ -208,6 +215,7 @@ class Account:
 
     def speculation(self, rules: Speculation | None) -> completion_pb2.SpeculationReport:
         accept: AcceptRule | None = rules.accept if rules else None
+        ahead = self.look_ahead.message() if self.look_ahead is not None and rules else None
         return completion_pb2.SpeculationReport(
             stop_rule=rules.stop.name if rules else "off",
             accept_rule=accept.name if accept else "off",
@@ -225,6 +233,7 @@ class Account:
             thresholds={**rules.stop.thresholds(), **rules.accept.thresholds()} if rules else {},
             draft_failures=self.draft_failures,
             plain_tokens=self.plain_tokens,
+            look_ahead=ahead,
         )
 
     def _time(self) -> completion_pb2.TimeReport:

@@ -166,7 +166,7 @@ class Decoder:
         """The next block; an empty one where nothing is to be drafted or the draft is not there in time."""
         if cap == 0:
             return block_pb2.Block(position=self._position)
-        return await self._draft.block(self._round, self._position, limits, cap, clock)
+        return await self._draft.block(self._round, self._position, limits, cap, self._left, clock)
 
     async def _verify(self, block: block_pb2.Block, cap: int, clock: RoundClock) -> Committed:
         """Verifies one block, decides, and commits the kept candidates and the token after them.
@@ -206,9 +206,11 @@ class Decoder:
             parts = self._account.round_ended(clock, drafted=drafted)
             self._watch.timed(parts, clock.took, drafted=drafted)
             if drafted and not clock.lost:
+                self._draft.sight.asking.round_ended(len(committed), clock.took / 1e6)
                 self._draft.worth.round(drafted, clock.took / 1e6, clock.target.wall / 1e6)
             if account is not None:
                 account.time.CopyFrom(parts)
+                account.foreseen = bool(clock.foreseen)
         return Committed(committed, account)
 
     async def _judge(
@@ -255,18 +257,18 @@ class Decoder:
         drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
         self._account.verified(drafted, kept)
         rules.accept.record(decided, judgement)
-        rules.stop.update(
-            RoundOutcome(
-                drafted=drafted,
-                accepted=kept,
-                cap=cap,
-                entropies=tuple(block.entropies),
-                probabilities=tuple(math.exp(value) for value in block.log_probabilities),
-                matched=(True,) * kept + (False,) * (kept < drafted),
-                acceptances=expected_acceptances(decided, judgement, rules.accept, verification(self._plan)),
-                costs=clock.costs(),
-            )
+        outcome = RoundOutcome(
+            drafted=drafted,
+            accepted=kept,
+            cap=cap,
+            entropies=tuple(block.entropies),
+            probabilities=tuple(math.exp(value) for value in block.log_probabilities),
+            matched=(True,) * kept + (False,) * (kept < drafted),
+            acceptances=expected_acceptances(decided, judgement, rules.accept, verification(self._plan)),
+            costs=clock.costs(),
         )
+        rules.stop.update(outcome)
+        self._draft.sight.learn(outcome)
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
         """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""

@@ -1,5 +1,8 @@
 """The draft's side of one completion: asks for blocks and full rows, and may be late or lost at any time without harm.
 
+While the target verifies a block the draft may make the next one ahead, for what may become of it (`look_ahead/`).
+Where that comes true nobody is asked, and the draft is told what was taken.
+
 It is in one of four states. There: the next round has a block. Late: a block was not there in time; the target goes on
 alone while the answer is waited for, which is stale by then, and speculation goes on with the round after it. Away: the
 draft was lost, or there was none when the completion began; another one, or the same once it is back, is opened with
@@ -16,6 +19,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from orchestrator.account import Account, RoundClock
+from orchestrator.limits_message import limits_message
+from orchestrator.look_ahead.sight import Sight
 from orchestrator.opening import opening, row_format
 from orchestrator.pace import Chunks, Patience, Worth
 from orchestrator.prefix import Prefix
@@ -24,7 +29,7 @@ from orchestrator.request import Plan
 from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
-from orchestrator.upstream import DraftStream
+from orchestrator.streams import DraftStream
 from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
@@ -53,6 +58,8 @@ class DraftSide:
         watch: Watch,
     ) -> None:
         self.is_full = False  # its context ends with the last block
+        self.sight = Sight(plan.speculation.ahead if plan.speculation is not None else None, settings, account, watch)
+        self._drafted = 0  # candidates of the last block
         slack = settings.draft_patience_seconds
         self.worth = Worth(slack * _MARGIN)
         self._took_in = False
@@ -132,13 +139,52 @@ class DraftSide:
     # Asking.
 
     async def block(
-        self, round_number: int, position: int, limits: Limits, cap: int, clock: RoundClock
+        self, round_number: int, position: int, limits: Limits, cap: int, left: int, clock: RoundClock
     ) -> block_pb2.Block:
-        """The next block, of at most `cap` candidates; an empty one where the draft is late or has just been lost."""
-        assert self._stream is not None
+        """The next block, of at most `cap` candidates; an empty one where the draft is late or has just been lost.
+        left: tokens that the completion may still have."""
         message = draft_pb2.DraftRound(
-            round=round_number, continuation=self._prefix.continuation(), limits=limits_message(limits, cap)
+            round=round_number,
+            continuation=self._prefix.continuation(),
+            limits=limits_message(limits, cap),
+            # The block after it follows one token at least, and has one after it.
+            look_ahead=self.sight.request(min(limits.max_tokens, left - 2)),
         )
+        block = self._foreseen(message, clock)
+        if block is None:
+            block = await self._asked(message, position, cap, clock)
+        self._drafted = len(block.token_ids)
+        return block
+
+    def _foreseen(self, message: draft_pb2.DraftRound, clock: RoundClock) -> block_pb2.Block | None:
+        """The block of a round where it is there before it was asked for; the draft is told, and not waited for."""
+        assert self._stream is not None
+        found = self.sight.find(message.round, message.continuation, self._drafted, message.limits)
+        if found is not None or (message.HasField("look_ahead") and self.sight.foreseen.is_served):
+            clock.foreseen = found is not None
+        if found is None:
+            return None
+        block = found.block
+        taken = draft_pb2.DraftTaken(
+            round=message.round,
+            continuation=message.continuation,
+            used=len(block.token_ids),
+            limits=message.limits,
+            look_ahead=message.look_ahead if message.HasField("look_ahead") else None,
+        )
+        self._stream.take(taken)
+        self._prefix.is_whole()
+        self._has_block(block, found.stop)
+        return block
+
+    def _has_block(self, block: block_pb2.Block, stop: draft_pb2.DraftStop.ValueType) -> None:
+        self._watch.received(block)
+        self.is_full = stop == draft_pb2.DRAFT_STOP_CONTEXT
+        self._chunks.anew()
+
+    async def _asked(
+        self, message: draft_pb2.DraftRound, position: int, cap: int, clock: RoundClock
+    ) -> block_pb2.Block:
         self._prefix.is_whole()  # once it has read this; what it makes of it may never be used
         try:
             with self._watch.exchange(DRAFT_BLOCK) as exchange:
@@ -148,14 +194,13 @@ class DraftSide:
                     return block_pb2.Block(position=position)
                 exchange.answered(drafted.timing)
                 clock.draft.add(drafted.timing, exchange.seconds)
+                self.sight.asking.answered(drafted.timing, exchange.seconds)
         except TimeoutError:
             self.lose(self._too_late())
         except TandemError as error:
             self.lose(error, is_told=True)
         else:
-            self._watch.received(drafted.block)
-            self.is_full = drafted.stop == draft_pb2.DRAFT_STOP_CONTEXT
-            self._chunks.anew()
+            self._has_block(drafted.block, drafted.stop)
             return drafted.block
         return block_pb2.Block(position=position)
 
@@ -199,6 +244,8 @@ class DraftSide:
         to it then but what is said to the other."""
         while True:
             assert self._stream is not None and self._pair.draft is not None
+            if message.HasField("look_ahead"):
+                self._stream.foresees(self.sight.foreseen)
             try:
                 return await self._stream.round(message)
             except TandemError as error:
@@ -266,6 +313,7 @@ class DraftSide:
             self._pair.draft.replica.told(error)
         self._pair.draft.release()
         self._end()
+        self.sight.lose()
         self._chunks.anew()
         self._seek()
 
@@ -287,6 +335,7 @@ class DraftSide:
             self._return.close()
             self._return = None
         self._end()
+        self.sight.lose()
 
     def _end(self) -> None:
         self._disarm()
@@ -307,20 +356,3 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """Whatever becomes of it."""
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     task.cancel()
-
-
-def limits_message(limits: Limits, cap: int) -> draft_pb2.DraftLimits:
-    """cap: most candidates, `limits.max_tokens` or fewer."""
-    message = draft_pb2.DraftLimits(
-        min_tokens=limits.min_tokens,
-        max_tokens=cap,
-        max_entropy_before=limits.max_entropy_before,
-        max_entropy_after=limits.max_entropy_after,
-        min_probability=limits.min_probability,
-        min_joint_probability=limits.min_joint_probability,
-        min_survival=limits.min_survival,
-    )
-    for entropy, acceptance in limits.acceptance_curve:
-        message.acceptance_curve.entropies.append(entropy)
-        message.acceptance_curve.acceptances.append(acceptance)
-    return message

@@ -12,6 +12,7 @@ from tandem.rpc.errors import TandemError
 from tandem.v1 import policy_pb2
 
 _MOST_CANDIDATES = 64
+_MOST_BRANCHES = 64
 
 
 def build_stop_rule(
@@ -48,6 +49,17 @@ def build_stop_rule(
         case "goodput":
             return stopping.Goodput(**own.given, experience=experience, key=key)
     raise TandemError.not_supported(f"{path}.{rule}", "this service has no such stop rule")
+
+
+def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculation") -> int | None:
+    """Outcomes to look ahead for; None where the policy does not say. Raises TandemError INVALID_FIELD."""
+    if not policy.HasField("look_ahead"):
+        return None
+    if policy.look_ahead > _MOST_BRANCHES:
+        raise TandemError.invalid_field(
+            f"{path}.look_ahead", f"must lie in [0, {_MOST_BRANCHES}], not {policy.look_ahead}"
+        )
+    return policy.look_ahead
 
 
 def build_accept_rule(

@@ -7,11 +7,12 @@ import secrets
 import uuid
 from dataclasses import dataclass, replace
 
-from orchestrator.acceptance import AcceptRule
+from orchestrator.acceptance import AcceptRule, Verification
 from orchestrator.conversation import tokenize_chat
-from orchestrator.policy import build_accept_rule, build_stop_rule
+from orchestrator.look_ahead.learnt import Learnt
+from orchestrator.policy import build_accept_rule, build_stop_rule, most_branches
 from orchestrator.resuming import check_resumable, resumed_tokens, spent
-from orchestrator.stopping import Experience, StopRule
+from orchestrator.stopping import Experience, Goodput, StopRule
 from tandem.grammars import GrammarError, Grammars
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_priority, check_sampling, check_token_ids
@@ -28,10 +29,12 @@ _MOST_LOG_PROBABILITIES = 20
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """The two rules of one completion; their state lives as long as it."""
+    """The two rules of one completion; their state lives as long as it. ahead: what the draft looks ahead by; None
+    where it is not to."""
 
     stop: StopRule
     accept: AcceptRule
+    ahead: Learnt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +237,25 @@ def _speculation(
     policy, where = request.speculation, f"{path}speculation"
     # Built in either case: a policy that says both `off` and a rule is refused, not half obeyed.
     if policy.off:
-        for field in ("stop", "accept"):
+        for field in ("stop", "accept", "look_ahead"):
             if policy.HasField(field):
                 raise TandemError.invalid_field(f"{where}.{field}", "must be unset where speculation is off")
         return None
     greedy = request.sampling.temperature == 0
     asked = spent(policy.accept) if request.resume.ids else policy.accept
     accept = build_accept_rule(asked, greedy=greedy, path=f"{where}.accept")
-    key = accept.name, greedy
-    return Speculation(build_stop_rule(policy.stop, path=f"{where}.stop", experience=experience, key=key), accept)
+    key, experience = (accept.name, greedy), experience or Experience()
+    stop = build_stop_rule(policy.stop, path=f"{where}.stop", experience=experience, key=key)
+    matches = accept.verification(greedy) in (Verification.GREEDY, Verification.COUPLED)
+    ahead = Learnt(
+        # Its own: what the rule `goodput` learns is of its own candidates.
+        curve=experience.own_curve(("look_ahead", *key)),
+        corrections=experience.shares(key, is_shared=matches),
+        most_branches=most_branches(policy, path=where),
+        # Under the others a seed's text depends on the lengths of blocks, which it should have to itself.
+        may_shorten=isinstance(stop, Goodput) or (matches and not accept.lossy),
+    )
+    return Speculation(stop, accept, ahead)
 
 
 def _stops(request: completion_pb2.CompleteRequest, path: str) -> tuple[str, ...]:

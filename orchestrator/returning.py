@@ -16,7 +16,7 @@ import tenacity
 from orchestrator.prefix import Prefix
 from orchestrator.replicas import Pair
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.upstream import DraftStream
+from orchestrator.streams import DraftStream
 from tandem.rpc.errors import TandemError
 from tandem.v1 import draft_pb2
 

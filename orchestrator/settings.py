@@ -95,6 +95,14 @@ class OrchestratorSettings(ServiceSettings):
         256, ge=8, le=65536,
         description="Most entries of q per candidate where a distance is only bracketed (temperature 0).",
     )
+    look_ahead_branches: int = Field(
+        16, ge=0, le=64,
+        description="Outcomes of a block for which a draft that can may draft the next one meanwhile; 0 for none.",
+    )  # fmt: skip
+    look_ahead_bytes: ByteSize = Field(
+        ByteSize(1024 * 1024), ge=1024, le=2**31,
+        description="Most bytes of what a draft sends ahead for one block, as 1MiB.",
+    )  # fmt: skip
     max_completions: int = Field(
         256, ge=1, description="Completions that may be under way; more wait until one has ended."
     )

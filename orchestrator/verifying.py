@@ -20,7 +20,7 @@ from orchestrator.opening import opening
 from orchestrator.prefix import Prefix
 from orchestrator.replicas import BROKEN, NOT_TAKEN, Pair
 from orchestrator.request import Plan
-from orchestrator.upstream import TargetStream
+from orchestrator.streams import TargetStream
 from orchestrator.watch import VERIFY_BLOCK, VERIFY_OPEN, VERIFY_RESOLVE, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import make_handshake

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.acceptance import Judgement, Position, Source
+from orchestrator.look_ahead.tally import Found
 from orchestrator.request import Speculation
 from tandem.rpc.errors import TandemError
 from tandem.telemetry import Telemetry, spans
@@ -107,6 +108,22 @@ class Watch:
     def fetched(self, full_rows: int) -> None:
         if self._rounds is not None:
             self._rounds.fetched(full_rows)
+
+    def foreseen(self, found: Found, *, all_kept: bool) -> None:
+        """What was there of the next block when its outcome was known."""
+        self._part.set(foreseen=found is Found.HIT)
+        if self._rounds is not None:
+            self._rounds.foreseen(found, all_kept=all_kept)
+
+    def pushed(self, tokens: int, size: int, stale: int) -> None:
+        """By the draft, unasked. tokens: candidates. size: bytes. stale: messages that nobody had use for."""
+        if self._rounds is not None:
+            self._rounds.pushed(tokens, size, stale)
+
+    def taken(self, tokens: int, hidden_seconds: float) -> None:
+        """So many of these are verified, for which nobody had to wait so long."""
+        if self._rounds is not None:
+            self._rounds.taken(tokens, hidden_seconds)
 
     def taken_over(self) -> None:
         """By another target, or by the same one after it was lost."""

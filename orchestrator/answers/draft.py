@@ -20,7 +20,7 @@ from orchestrator.answers.numbers import (
     vocabulary_of,
     within,
 )
-from tandem.v1 import distribution_pb2, draft_pb2, sampling_pb2
+from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, sampling_pb2
 
 # Under these the target needs the law that each candidate was drawn from.
 _SAMPLED = frozenset({sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK})
@@ -37,6 +37,13 @@ def check_drafted(
     check_place(drafted.round, asked.round, block.position, position)
     if size > asked.limits.max_tokens:
         raise MalformedAnswerError(f"it has {size} candidates where {asked.limits.max_tokens} were asked for")
+    check_block(opening, block)
+    check_timing(drafted.timing)
+
+
+def check_block(opening: draft_pb2.DraftOpen, block: block_pb2.Block) -> None:
+    """Its candidates and what is said of them. Raises MalformedAnswerError."""
+    size = len(block.token_ids)
     if len(block.log_probabilities) != size or len(block.entropies) != size:
         raise MalformedAnswerError(f"its columns do not fit {size} candidates")
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
@@ -46,7 +53,6 @@ def check_drafted(
     if not within([*block.entropies], -ROUNDING, most_entropy(vocabulary)):
         raise MalformedAnswerError("an entropy is not one")
     _check_distributions(opening, block.token_ids, block.distributions)
-    check_timing(drafted.timing)
 
 
 def _check_distributions(

@@ -8,6 +8,13 @@ wire: a block of n candidates takes
 t_d: a draft step. t_v(k): a step of the target that takes in k tokens, of all the sequences that it serves. B: how many
 those are, so that the cost of a candidate is what it costs all of them; everyone is assumed to choose as this one does.
 w: waiting for the step before, as a share of a step. t_o: all else, the wire included. Seconds.
+
+Where the draft looks ahead, a share h of the blocks is there before it is asked for: drafted, and sent over the draft's
+wire t_w, while the target verified the block before. A round then takes
+
+    T + h max(0, n t_d + t_w - T) + (1 - h)(n t_d + t_w) + t_o,    T = (1 + w) t_v(B (n + 1))
+
+with t_w taken out of t_o. For h = 1 that is the longer of the two; for h = 0 it is the sum above.
 """
 
 from __future__ import annotations
@@ -158,7 +165,9 @@ def _never_falling(values: list[float], weights: list[float]) -> list[float]:
 class RoundCosts:
     """What one round cost. Seconds; steps, tokens and sequences are counts.
 
-    target_tokens, target_sequences: of the target's step, the other sequences' included. other: the rest of the round.
+    target_tokens, target_sequences: of the target's step, the other sequences' included. other: the rest of the round;
+    draft_wire: its part in the exchange with the draft. foreseen: whether the block was there before it was asked for;
+    None where nothing was to be.
     """
 
     draft_seconds: float
@@ -168,6 +177,8 @@ class RoundCosts:
     target_tokens: float
     target_sequences: float
     other_seconds: float
+    draft_wire_seconds: float = 0.0
+    foreseen: bool | None = None
 
 
 @dataclass(slots=True)
@@ -184,6 +195,8 @@ class Costs:
     _share: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
     _waiting: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
     _other: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
+    _draft_wire: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
+    _hits: Recent = field(default_factory=Recent)
     _other_plain: Recent = field(default_factory=partial(Recent, memory=_LOAD_MEMORY))
 
     def learn(self, costs: RoundCosts, *, drafted: int) -> None:
@@ -196,7 +209,11 @@ class Costs:
             return
         self._share.add(costs.target_sequences / max(1, self.sessions))
         self._waiting.add(costs.target_queue_seconds / max(costs.target_seconds, 1e-9))
-        self._other.add(costs.other_seconds)
+        self._other.add(costs.other_seconds - costs.draft_wire_seconds)
+        if not costs.foreseen:
+            self._draft_wire.add(costs.draft_wire_seconds)
+        if costs.foreseen is not None:
+            self._hits.add(float(costs.foreseen))
         if costs.draft_steps:
             self.draft_step.add(costs.draft_seconds / costs.draft_steps)
 
@@ -205,10 +222,13 @@ class Costs:
         """Whether a round with candidates has been seen."""
         return self._other.value is not None and self.verify.is_known
 
-    def round_seconds(self, candidates: float) -> float:
-        """Of a block of so many, at least one."""
-        drafting = candidates * self.draft_step.or_else(0.0)
-        return drafting + self.verifying(candidates) + self._other.or_else(0.0)
+    def round_seconds(self, candidates: float, *, overlaps: bool = False) -> float:
+        """Of a block of so many, at least one. overlaps: whether the draft looks ahead."""
+        drafting = candidates * self.draft_step.or_else(0.0) + self._draft_wire.or_else(0.0)
+        verifying, other = self.verifying(candidates), self._other.or_else(0.0)
+        hits = self._hits.or_else(0.0) if overlaps else 0.0
+        waiting = hits * max(0.0, drafting - verifying) + (1 - hits) * drafting
+        return verifying + waiting + other
 
     def verifying(self, candidates: float) -> float:
         """The target's part of it, waiting included."""

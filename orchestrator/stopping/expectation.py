@@ -99,6 +99,9 @@ class OwnCurve:
         """The mean and its standard error more: what is still possible."""
         return min(1.0, max(self.mean, self._shared.mean) + self._shared.deviation)
 
+    def at(self, entropy: float) -> float:
+        return self._own(self._shared.at(entropy))
+
     def values(self) -> list[float]:
         return [self._own(value) for value in self._shared.values()]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.stopping.costs import Costs
 from orchestrator.stopping.expectation import AcceptanceCurve
 from orchestrator.stopping.goodput import Experience
@@ -28,11 +29,15 @@ class Experiences:
     def __init__(self) -> None:
         self._costs: WeakKeyDictionary[object, dict[object, Costs]] = WeakKeyDictionary()
         self._curves: dict[object, dict[object, AcceptanceCurve]] = {}
+        self._corrections: dict[object, dict[object, CorrectionShares]] = {}
 
     def of(self, place: object, target: object, draft: object) -> Experience:
         """place: the target's process. target, draft: keys of the models."""
         costs = _remembered(self._costs.setdefault(place, {}), target, Costs)
-        return Experience(costs, _remembered(self._curves, (target, draft), dict))
+        models = target, draft
+        return Experience(
+            costs, _remembered(self._curves, models, dict), _remembered(self._corrections, models, dict)
+        )
 
 
 def _remembered(known: dict[Any, T], key: object, make: Callable[[], T]) -> T:

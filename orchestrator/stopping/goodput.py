@@ -12,6 +12,9 @@ is expected to yield more than its time is worth at the best goodput known, G:
     after candidate i stop iff for all m > i: S (a + ... + a^(m-i)) < G (cost of m - cost of i),
     S = product of a(H) over the block, a = mean of a(H)
 
+Where blocks are drafted while others are verified, a share h of them is there in time; `costs.py` has the time of such
+a round.
+
 a(H): expected acceptance by entropy, calibrated on line. Where costs grow evenly, m = i + 1 decides: looking one step
 ahead is optimal for independent candidates, as S never grows (the monotone case of optimal stopping: Chow, Robbins and
 Siegmund, 1971). The rule sees the entropy of distributions, never what was drawn from them: every exact rule stays
@@ -26,6 +29,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.stopping.base import Limits, RoundOutcome
 from orchestrator.stopping.costs import Costs, Recent
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
@@ -42,14 +46,23 @@ _ALONE = (8, 64)
 
 @dataclass(slots=True)
 class Experience:
-    """What completions have learnt together (`experiences.py` says which). curves: by what acceptance depends on, the
-    accept rule and whether the temperature is 0."""
+    """What completions have learnt together (`experiences.py` says which). curves, corrections: by what acceptance
+    depends on, the accept rule and whether the temperature is 0."""
 
     costs: Costs = field(default_factory=Costs)
     curves: dict[object, AcceptanceCurve] = field(default_factory=dict)
+    corrections: dict[object, CorrectionShares] = field(default_factory=dict)
 
     def curve(self, key: object) -> AcceptanceCurve:
         return self.curves.setdefault(key, AcceptanceCurve())
+
+    def own_curve(self, key: object) -> OwnCurve:
+        """Of one completion."""
+        return OwnCurve(self.curve(key))
+
+    def shares(self, key: object, *, is_shared: bool) -> CorrectionShares:
+        """is_shared: whether draft and target choose by the same rule or noise."""
+        return self.corrections.setdefault(key, CorrectionShares(is_shared=is_shared))
 
 
 class Goodput:
@@ -66,11 +79,12 @@ class Goodput:
         self._alone = _ALONE[0]
         self._was_alone = False
         self._survival: float | None = None
+        self._overlaps = False  # whether blocks are drafted while others are verified
 
     def limits(self) -> Limits:
         if not self._costs.is_known:
             return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
-        seconds = [self._costs.round_seconds(candidates) for candidates in range(1, self._max_tokens + 1)]
+        seconds = [self._round_seconds(candidates) for candidates in range(1, self._max_tokens + 1)]
         # Those that draft together end together: a longer block of one lets all others wait for it.
         crowded = self._costs.together() >= _CROWD
         mean = self._curve.mean_of_all if crowded else self._curve.mean
@@ -95,6 +109,9 @@ class Goodput:
             min_survival=least,
         )
 
+    def _round_seconds(self, candidates: float) -> float:
+        return self._costs.round_seconds(candidates, overlaps=self._overlaps)
+
     def _best(self, seconds: Sequence[float], acceptance: float) -> tuple[float, int]:
         """The best goodput of a block with candidates, each accepted with that chance, in tokens per second, and the
         fixed length that is best.
@@ -109,7 +126,7 @@ class Goodput:
             if tokens > best * cost:
                 best, length = tokens / cost, candidates
         if self._drafted.value is not None and self._yielded.value is not None:
-            best = max(best, self._yielded.value / self._costs.round_seconds(self._drafted.value))
+            best = max(best, self._yielded.value / self._round_seconds(self._drafted.value))
         return best, length
 
     def _least_survivals(self, seconds: Sequence[float], goodput: float) -> tuple[float, ...]:
@@ -131,6 +148,7 @@ class Goodput:
     def update(self, outcome: RoundOutcome) -> None:
         if outcome.costs is not None:
             self._costs.learn(outcome.costs, drafted=outcome.drafted)
+            self._overlaps |= outcome.costs.foreseen is not None
         if outcome.drafted == 0:
             return
         self._drafted.add(outcome.drafted)

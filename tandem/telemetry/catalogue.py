@@ -38,6 +38,10 @@ LABELS: Mapping[str, str] = {
     " room left for candidates)",
     "method": "of gRPC; on the orchestrator what is said on a stream has a name of its own, as `Verify.round`",
     "state": "`ready`, `failed` or `mismatched`",
+    "foreseen": "`hit` (the next block was there before it was asked for); else what was there instead: `too_late`"
+    " (nothing yet), `no_branch` (nothing for so many kept candidates), `other_token` (only for other tokens after"
+    " them), `short` (too little to be worth a verification)",
+    "kept": "`all` candidates of the block before, or `some` or none of them",
     "code": "of gRPC, as `OK`; a stream that its caller closes by cancelling it, as the orchestrator does, is"
     " `CANCELLED` or `OK`, by what is noticed first",
 }
@@ -169,6 +173,25 @@ DRAFT_FAILURES = _counter("tandem_draft_failures_total", "Times that a draft fai
 TARGET_TAKEOVERS = _counter(
     "tandem_target_takeovers_total",
     "Completions that lost their target after it had taken them and went on at another, or at the same one again.",
+)
+
+# What the draft makes while the target verifies.
+LOOK_AHEAD_ROUNDS = _counter(
+    "tandem_look_ahead_rounds_total",
+    "Rounds after a block of which something might have been foreseen, by what was there.",
+    "foreseen", "kept",
+)  # fmt: skip
+LOOK_AHEAD_TOKENS = _counter("tandem_look_ahead_tokens_total", "Candidates that came unasked.")
+LOOK_AHEAD_TAKEN_TOKENS = _counter(
+    "tandem_look_ahead_taken_tokens_total", "Of these, verified; the others were thrown away."
+)
+LOOK_AHEAD_BYTES = _counter("tandem_look_ahead_bytes_total", "Bytes in which they came.")
+LOOK_AHEAD_STALE = _counter(
+    "tandem_look_ahead_stale_messages_total", "Messages that looked ahead of a block that was no longer the last one."
+)
+HIDDEN_SECONDS = _counter(
+    "tandem_look_ahead_hidden_seconds_total",
+    "What asking for the blocks that were there would have taken, by what asking for others took.",
 )
 
 # The services behind the orchestrator.

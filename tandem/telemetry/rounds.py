@@ -36,6 +36,12 @@ class RoundMetrics:
         self.distance_threshold = metrics.histogram(catalogue.DISTANCE_THRESHOLD)
         self.q_bytes = metrics.counter(catalogue.Q_BYTES)
         self.full_rows = metrics.counter(catalogue.FULL_ROW_FETCHES)
+        self.foreseen = metrics.counter(catalogue.LOOK_AHEAD_ROUNDS)
+        self.pushed_tokens = metrics.counter(catalogue.LOOK_AHEAD_TOKENS)
+        self.taken_tokens = metrics.counter(catalogue.LOOK_AHEAD_TAKEN_TOKENS)
+        self.pushed_bytes = metrics.counter(catalogue.LOOK_AHEAD_BYTES)
+        self.stale = metrics.counter(catalogue.LOOK_AHEAD_STALE)
+        self.hidden = metrics.counter(catalogue.HIDDEN_SECONDS)
         self._fallback = metrics.counter(catalogue.FALLBACK_TOKENS)
         self._policies: dict[tuple[str, str], PolicyRounds] = {}
 
@@ -72,6 +78,7 @@ class PolicyRounds:
         self._distance_threshold = of.distance_threshold.labels(*policy) if accept in _ADAPTIVE_ACCEPTS else None
         self._q_bytes = of.q_bytes
         self._full_rows = of.full_rows
+        self._of = of
 
     def verified(
         self, *, drafted: int, kept: int, let_through: int, entropies: Sequence[float], distances: Sequence[float]
@@ -108,6 +115,21 @@ class PolicyRounds:
 
     def fetched(self, full_rows: int) -> None:
         self._full_rows.inc(full_rows)
+
+    def foreseen(self, found: str, *, all_kept: bool) -> None:
+        """What was there of a round's block before it was asked for, after a block of which all were kept or not."""
+        self._of.foreseen.labels(found, "all" if all_kept else "some").inc()
+
+    def pushed(self, tokens: int, size: int, stale: int) -> None:
+        """Candidates that came unasked, their bytes, and messages that came too late to be looked at."""
+        self._of.pushed_tokens.inc(tokens)
+        self._of.pushed_bytes.inc(size)
+        self._of.stale.inc(stale)
+
+    def taken(self, tokens: int, hidden_seconds: float) -> None:
+        """Of the candidates that came unasked so many are verified."""
+        self._of.taken_tokens.inc(tokens)
+        self._of.hidden.inc(hidden_seconds)
 
     def thresholds(self, found: completion_pb2.SpeculationReport) -> None:
         """At a completion's end."""

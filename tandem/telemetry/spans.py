@@ -31,6 +31,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "block_tokens": "candidates of the block",
     "accepted_tokens": "of these, accepted",
     "draft_entropy": "nats, mean of the block's candidates",
+    "foreseen": "whether the block was there before it was asked for; only where something might have been",
     "q_bytes": "compressed distributions of the block",
     "queue_seconds": "waiting for the first step",
     "compute_seconds": "steps that it took part in",
@@ -68,7 +69,7 @@ PREFILL = SpanName(
 )
 ROUND = SpanName(
     "tandem.round", "internal", "A block, from asking for it to having decided.",
-    ("round", "block_tokens", "accepted_tokens", "draft_entropy", "q_bytes"), "tandem.completion",
+    ("round", "block_tokens", "accepted_tokens", "draft_entropy", "q_bytes", "foreseen"), "tandem.completion",
 )  # fmt: skip
 DRAFT = SpanName("tandem.draft", "client", "Asking the draft for a block.", _TIMES, "tandem.round")
 ROWS = SpanName("tandem.rows", "client", "Asking the draft for full rows of q.", _TIMES, "tandem.round")

@@ -735,12 +735,17 @@ class RoundAccount(_message.Message):
     DISTANCES_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    FORESEEN_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, as in its tokens' accounts."""
     drafted: _builtins.int
     """Candidates that were verified; the columns below have an entry for each."""
     kept: _builtins.int
     """Of those, kept: the first ones."""
+    foreseen: _builtins.bool
+    """Whether the draft had made the block before it was asked for: it waited for
+    nothing.
+    """
     @_builtins.property
     def draft_entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """H(q) in nats."""
@@ -783,10 +788,11 @@ class RoundAccount(_message.Message):
         distances: _abc.Iterable[_builtins.float] | None = ...,
         thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         time: Global___RoundTime | None = ...,
+        foreseen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "distances", b"distances", "draft_entropies", b"draft_entropies", "draft_log_probabilities", b"draft_log_probabilities", "drafted", b"drafted", "kept", b"kept", "round", b"round", "thresholds", b"thresholds", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "distances", b"distances", "draft_entropies", b"draft_entropies", "draft_log_probabilities", b"draft_log_probabilities", "drafted", b"drafted", "foreseen", b"foreseen", "kept", b"kept", "round", b"round", "thresholds", b"thresholds", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -884,6 +890,7 @@ class SpeculationReport(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     DRAFT_FAILURES_FIELD_NUMBER: _builtins.int
     PLAIN_TOKENS_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_FIELD_NUMBER: _builtins.int
     stop_rule: _builtins.str
     """Stop rule used: a name as in the policy; `off` without speculation."""
     accept_rule: _builtins.str
@@ -926,6 +933,10 @@ class SpeculationReport(_message.Message):
         `probability`, `survival`. Only those that the rules have.
         """
 
+    @_builtins.property
+    def look_ahead(self) -> Global___LookAheadReport:
+        """What was drafted ahead; unset where nothing was to be."""
+
     def __init__(
         self,
         *,
@@ -945,14 +956,90 @@ class SpeculationReport(_message.Message):
         thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         draft_failures: _builtins.int = ...,
         plain_tokens: _builtins.int = ...,
+        look_ahead: Global___LookAheadReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["look_ahead", b"look_ahead", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "plain_tokens", b"plain_tokens", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "verify_steps", b"verify_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "look_ahead", b"look_ahead", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "plain_tokens", b"plain_tokens", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "verify_steps", b"verify_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SpeculationReport: _TypeAlias = SpeculationReport  # noqa: Y015
+
+@_typing.final
+class LookAheadReport(_message.Message):
+    """Blocks that the draft made while the target verified. Rounds are those that
+    come next after a block of which something might have been foreseen, from the
+    first on of which something was: all is 0 with a draft that does not look ahead.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_ALL_KEPT_FIELD_NUMBER: _builtins.int
+    HITS_REJECTED_FIELD_NUMBER: _builtins.int
+    MISSES_ALL_KEPT_FIELD_NUMBER: _builtins.int
+    MISSES_REJECTED_FIELD_NUMBER: _builtins.int
+    MISSES_TOO_LATE_FIELD_NUMBER: _builtins.int
+    MISSES_NO_BRANCH_FIELD_NUMBER: _builtins.int
+    MISSES_OTHER_TOKEN_FIELD_NUMBER: _builtins.int
+    MISSES_SHORT_FIELD_NUMBER: _builtins.int
+    PUSHED_TOKENS_FIELD_NUMBER: _builtins.int
+    TAKEN_TOKENS_FIELD_NUMBER: _builtins.int
+    PUSHED_BYTES_FIELD_NUMBER: _builtins.int
+    STALE_MESSAGES_FIELD_NUMBER: _builtins.int
+    HIDDEN_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    hits_all_kept: _builtins.int
+    """Rounds whose block was there, after a block of which all were kept."""
+    hits_rejected: _builtins.int
+    """Rounds whose block was there, after a block with a rejected candidate."""
+    misses_all_kept: _builtins.int
+    """Rounds that asked, after a block of which all were kept."""
+    misses_rejected: _builtins.int
+    """Rounds that asked, after a block with a rejected candidate."""
+    misses_too_late: _builtins.int
+    """Of the misses: nothing had come yet, whatever the outcome."""
+    misses_no_branch: _builtins.int
+    """Of the misses: nothing was there for so many kept candidates."""
+    misses_other_token: _builtins.int
+    """Of the misses: only blocks for other tokens after them."""
+    misses_short: _builtins.int
+    """Of the misses: there was one, too short to be worth a verification."""
+    pushed_tokens: _builtins.int
+    """Candidates that came unasked."""
+    taken_tokens: _builtins.int
+    """Of those, verified."""
+    pushed_bytes: _builtins.int
+    """Bytes in which they came."""
+    stale_messages: _builtins.int
+    """Messages of a block that was no longer the last one."""
+    hidden_microseconds: _builtins.int
+    """What asking for the blocks that were there would have taken, by what others
+    of this completion took; 0 where it never had to ask.
+    """
+    def __init__(
+        self,
+        *,
+        hits_all_kept: _builtins.int = ...,
+        hits_rejected: _builtins.int = ...,
+        misses_all_kept: _builtins.int = ...,
+        misses_rejected: _builtins.int = ...,
+        misses_too_late: _builtins.int = ...,
+        misses_no_branch: _builtins.int = ...,
+        misses_other_token: _builtins.int = ...,
+        misses_short: _builtins.int = ...,
+        pushed_tokens: _builtins.int = ...,
+        taken_tokens: _builtins.int = ...,
+        pushed_bytes: _builtins.int = ...,
+        stale_messages: _builtins.int = ...,
+        hidden_microseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_microseconds", b"hidden_microseconds", "hits_all_kept", b"hits_all_kept", "hits_rejected", b"hits_rejected", "misses_all_kept", b"misses_all_kept", "misses_no_branch", b"misses_no_branch", "misses_other_token", b"misses_other_token", "misses_rejected", b"misses_rejected", "misses_short", b"misses_short", "misses_too_late", b"misses_too_late", "pushed_bytes", b"pushed_bytes", "pushed_tokens", b"pushed_tokens", "stale_messages", b"stale_messages", "taken_tokens", b"taken_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookAheadReport: _TypeAlias = LookAheadReport  # noqa: Y015
 
 @_typing.final
 class TimeReport(_message.Message):

@@ -26,7 +26,8 @@ from tandem.wire import model_info
 from target_service.server import TargetServicer
 from tests.fuzz.report import Tally, logged_defects
 from tests.fuzz.running import resident_bytes
-from tests.fuzz.servers import HostileDraft, HostileTarget, Hostility, add_draft, add_target
+from tests.fuzz.servers import HostileDraft, HostileForeseeing, HostileTarget, Hostility, add_draft, add_target
+from tests.support.foreseeing import ForeseeingDraft, Foresight
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
 from tests.support.trio import OFF, make_request, policy, serve_model
@@ -61,7 +62,7 @@ OTHERS: tuple[dict[str, Any], ...] = (
 class Scene:
     """Which services there are, and what the hostile ones do. never_fails: completions end well, all of them.
     is_certain: texts are known. waits: seconds that a completion waits for another target. is_patient: whether it waits
-    long for a draft."""
+    long for a draft. foresight: with which the drafts look ahead; None where they do not."""
 
     name: str
     targets: Sequence[Hostility | None]
@@ -70,6 +71,7 @@ class Scene:
     is_certain: bool = True
     waits: float = 20.0
     is_patient: bool = True
+    foresight: Foresight | None = None
 
     @property
     def hostile(self) -> list[Hostility]:
@@ -125,7 +127,11 @@ async def fleet(scene: Scene, **settings: object) -> AsyncGenerator[Fleet]:
             places["target"].append(await _served(stack, add, servicer, "tandem.v1.TargetService"))
         for hostility in scene.drafts:
             drafter = ModelDrafter(draft.engine, model_info(draft))
-            servicer = (HostileDraft if hostility else DraftServicer)(drafter, draft.grammars)
+            if scene.foresight is None:
+                servicer = (HostileDraft if hostility else DraftServicer)(drafter, draft.grammars)
+            else:
+                servicer = (HostileForeseeing if hostility else ForeseeingDraft)(drafter, draft.grammars)
+                servicer.foresight = scene.foresight
             servicer.hostility = hostility
             add = add_draft if hostility else draft_pb2_grpc.add_DraftServiceServicer_to_server
             places["draft"].append(await _served(stack, add, servicer, "tandem.v1.DraftService"))

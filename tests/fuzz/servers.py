@@ -22,16 +22,19 @@ from grpc_status import rpc_status
 from draft_service.server import DraftServicer
 from orchestrator.answers import (
     MalformedAnswerError,
+    check_ahead,
     check_drafted,
     check_generated,
     check_resolved,
     check_rows,
     check_verified,
 )
+from orchestrator.look_ahead.foreseen import Base, Foreseen
 from tandem.rpc.errors import CODES, DOMAIN
 from tandem.v1 import draft_pb2, target_pb2
 from target_service.server import TargetServicer
 from tests.fuzz.seeded import disturbed, message, torn
+from tests.support.foreseeing import ForeseeingDraft
 
 
 @dataclass
@@ -144,8 +147,10 @@ def could_be_true(asked: list[Any], answer: Any) -> bool:
     said = last.WhichOneof("kind")
     expected = {
         "open": "opened", "round": "verified" if hasattr(answer, "verified") else "block", "rows": "rows",
-        "resolve": "resolved", "generate": "generated",
+        "resolve": "resolved", "generate": "generated", "taken": "ahead",
     }[said]  # fmt: skip
+    if kind == "ahead":
+        return _could_be_ahead(opening, getattr(last, said), answer.ahead)
     if kind != expected:
         return False
     request, found = getattr(last, said), getattr(answer, kind)
@@ -159,6 +164,22 @@ def could_be_true(asked: list[Any], answer: Any) -> bool:
     }
     try:
         checks[kind]()
+    except MalformedAnswerError:
+        return False
+    return True
+
+
+def _could_be_ahead(opening: draft_pb2.DraftOpen, asked: Any, found: draft_pb2.DraftedAhead) -> bool:
+    """asked: a round or what was taken; of others it is not known what they follow."""
+    if not hasattr(asked, "look_ahead"):
+        return True
+    continuation = asked.continuation
+    most = asked.used if isinstance(asked, draft_pb2.DraftTaken) else asked.limits.max_tokens
+    foreseen = Foreseen()
+    position = continuation.position + len(continuation.token_ids)
+    foreseen.begin(Base(asked.round, position, most, asked.look_ahead))
+    try:
+        check_ahead(opening, foreseen, found)
     except MalformedAnswerError:
         return False
     return True
@@ -197,6 +218,10 @@ class HostileDraft(_Unary, DraftServicer):
         async with aclosing(self.hostility.answers(draft_pb2.DraftResponse, true, asked, context)) as answers:
             async for answer in answers:
                 yield answer
+
+
+class HostileForeseeing(HostileDraft, ForeseeingDraft):
+    """A draft that looks ahead, and what it says of that is disturbed, too."""
 
 
 class HostileTarget(_Unary, TargetServicer):

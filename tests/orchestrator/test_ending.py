@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.upstream import TargetStream
+from orchestrator.streams import TargetStream
 from tandem.rpc.channels import ChannelPool
 from tandem.rpc.errors import TandemError
 from tandem.rpc.server import Server

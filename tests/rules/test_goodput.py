@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.drafting import limits_message
+from orchestrator.limits_message import limits_message
 from orchestrator.stopping import Experience, Goodput, Limits, RoundCosts, RoundOutcome
 from orchestrator.stopping.costs import Costs, StepTimes
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
@@ -252,6 +252,24 @@ def test_more_entropy_never_promises_more(seen: list[tuple[float, float]]) -> No
     assert len(values) == len(knots()) and all(0 <= value <= 1 for value in values)
     assert all(one >= other - 1e-12 for one, other in zip(values, values[1:], strict=False))
     assert 0 <= curve.mean <= 1
+
+
+def test_what_is_hidden_behind_the_target_costs_nothing() -> None:
+    """A draft step of 10 ms, its wire 30 ms, a target's step of 100 ms for 6 tokens and less for fewer, 4 ms else."""
+    costs, foreseen = Costs(), RoundCosts(0.0, 0, 0.1, 0.0, 6, 1, 0.004, foreseen=True)
+    asked = RoundCosts(0.05, 5, 0.1, 0.0, 6, 1, 0.034, draft_wire_seconds=0.03)
+    costs.learn(asked, drafted=5)
+    assert costs.round_seconds(5) == pytest.approx(0.05 + 0.03 + 0.1 + 0.004)
+    assert costs.round_seconds(5, overlaps=True) == pytest.approx(costs.round_seconds(5))  # nothing was foreseen yet
+    for _ in range(200):
+        costs.learn(foreseen, drafted=5)
+    assert costs.round_seconds(5, overlaps=True) == pytest.approx(0.1 + 0.004, rel=1e-3)
+    # Longer than the target's step: all that lies over it.
+    assert costs.round_seconds(10, overlaps=True) == pytest.approx(0.1 + 0.03 + 0.004, rel=1e-2)
+    assert costs.round_seconds(5) == pytest.approx(0.05 + 0.03 + 0.1 + 0.004)
+    for _ in range(200):
+        costs.learn(replace(asked, foreseen=False), drafted=5)
+    assert costs.round_seconds(5, overlaps=True) == pytest.approx(0.05 + 0.03 + 0.1 + 0.004, rel=1e-2)
 
 
 def test_the_curve_is_calibrated() -> None:

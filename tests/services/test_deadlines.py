@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from orchestrator.deadline import DEADLINE, Deadline, due
-from orchestrator.upstream import DraftStream, TargetStream
+from orchestrator.streams import DraftStream, TargetStream
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import make_handshake
 from tandem.rpc.server import Server

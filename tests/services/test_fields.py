@@ -276,6 +276,14 @@ async def off_drafts_nothing(services: Trio) -> None:
     assert (await report(services, policy_pb2.SpeculationPolicy())).drafted_tokens > 0
 
 
+@covers("speculation.look_ahead")
+async def nothing_is_foreseen_where_0_outcomes_may_be(services: Trio) -> None:
+    rules = policy("fixed", "exact")
+    assert (await report(services, rules)).HasField("look_ahead")
+    rules.look_ahead = 0
+    assert not (await report(services, rules)).HasField("look_ahead")
+
+
 @covers(*(f"speculation.stop.{rule}" for rule in ("fixed", "goodput")), "speculation.stop.max_tokens")
 async def a_stop_rule_is_the_one_that_was_asked_for(services: Trio) -> None:
     found = await report(services, policy("fixed", max_tokens=7))

@@ -18,6 +18,7 @@ from tandem.rpc.server import Server
 from tandem.v1 import completion_pb2, draft_pb2, draft_pb2_grpc
 from tests.fuzz.scenes import CERTAIN, Fleet, Scene, complete, fleet, known_texts
 from tests.fuzz.servers import Hostility, any_status
+from tests.support.foreseeing import Foresight, known
 from tests.support.trio import OFF, make_request
 
 Does = Callable[[Any, grpc.aio.ServicerContext], AsyncGenerator[Any]]
@@ -203,6 +204,53 @@ async def test_what_a_target_cannot_have_is_its_fault() -> None:
 async def test_garbage_of_a_draft_costs_no_token(does: Does) -> None:
     expected = await known_texts()
     async with fleet(Scene("", [None], [scripted(does)])) as services:
+        assert await asyncio.gather(*(complete(services, way) for way in CERTAIN)) == expected
+        await _nothing_left(services)
+
+
+def _ahead(change: Callable[[Any], object]) -> Does:
+    """What is said ahead is garbage; all else is as it should be."""
+
+    async def does(answer: Any, context: Any) -> AsyncGenerator[Any]:
+        if answer.HasField("ahead"):
+            change(answer.ahead)
+        yield answer
+
+    return does
+
+
+async def _ahead_for_ever(answer: Any, context: Any) -> AsyncGenerator[Any]:
+    while answer.HasField("ahead"):
+        answer.ahead.round = 0
+        yield answer
+    yield answer
+
+
+def _other_candidates(ahead: Any) -> None:
+    for branch in ahead.branches:
+        for index, token in enumerate(branch.block.token_ids):
+            branch.block.token_ids[index] = (token + 1) % 64
+
+
+AHEAD: dict[str, Does] = {
+    "no numbers": _ahead(lambda said: said.branches[0].block.ClearField("entropies")),
+    "no number": _ahead(lambda said: said.branches[0].block.entropies.__setitem__(0, float("nan"))),
+    "no token": _ahead(lambda said: said.branches[0].block.token_ids.__setitem__(0, 64)),
+    "another place": _ahead(lambda said: setattr(said.branches[0].block, "position", 1)),
+    "a round to come": _ahead(lambda said: setattr(said, "round", 10**6)),
+    "twice": _ahead(lambda said: said.branches.append(said.branches[0])),
+    "nothing": _ahead(lambda said: said.Clear()),
+    "old rounds for ever": _ahead_for_ever,
+    "what could be true": _ahead(_other_candidates),
+}
+
+
+@pytest.mark.parametrize("does", AHEAD)
+async def test_garbage_that_a_draft_says_ahead_costs_no_token(does: str) -> None:
+    expected = await known_texts()
+    foresight = Foresight(known(*([1, 2, *text] for text in expected)))
+    scene = Scene("", [None], [scripted(AHEAD[does])], foresight=foresight)
+    async with fleet(scene, draft_patience_seconds=5.0) as services:
         assert await asyncio.gather(*(complete(services, way) for way in CERTAIN)) == expected
         await _nothing_left(services)
 

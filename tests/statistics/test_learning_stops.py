@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestrator.drafting import limits_message
+from orchestrator.limits_message import limits_message
 from orchestrator.stopping import AdaEdl, AdaSd, Confidence, FixedLength, Goodput, RoundCosts, RoundOutcome
 from orchestrator.stopping import Limits as RuleLimits
 from orchestrator.stopping.base import StopRule

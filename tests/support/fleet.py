@@ -28,6 +28,7 @@ from tandem.rpc.server import PortTakenError, Server
 from tandem.v1 import completion_pb2, completion_pb2_grpc, draft_pb2_grpc, model_pb2, target_pb2_grpc
 from tandem.wire import model_info
 from target_service.server import TargetServicer
+from tests.support.foreseeing import ForeseeingDraft, Foresight
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
 from tests.support.trio import OFF, make_request, serve_model
@@ -83,6 +84,10 @@ class _CountsDraft(DraftServicer):
     async def GetDraftLoad(self, request: Any, context: grpc.aio.ServicerContext) -> Any:  # noqa: N802
         await self._replica.before_a_load()
         return await super().GetDraftLoad(request, context)
+
+
+class _CountsForeseeing(_CountsDraft, ForeseeingDraft):
+    """The same, which looks ahead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -194,14 +199,20 @@ class Fleet:
         limits: EngineLimits | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        foresight: Foresight | None = None,
     ) -> Service:
+        """foresight: with which it looks ahead."""
         loaded = model or tiny_llama(1, noise=0.02, context=CONTEXT)
         served = serve_model(loaded, TOKENIZER, "tiny-draft", fingerprint=fingerprint, limits=limits)
         drafter = ModelDrafter(served.engine, model_info(served))
         await drafter.start()
         self.stack.push_async_callback(drafter.close)
         service = Service(Server(host, port), served.engine)
-        servicer = _CountsDraft(drafter, served.grammars, service)
+        if foresight is None:
+            servicer = _CountsDraft(drafter, served.grammars, service)
+        else:
+            servicer = _CountsForeseeing(drafter, served.grammars, service)
+            servicer.foresight = foresight
         service.server.add(
             draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService"
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -106,12 +107,14 @@ async def trio(
     telemetry: Telemetries | None = None,
     tls: ServerTls | None = None,
     caller_tls: ClientTls | None = None,
+    serve_target: Callable[..., Any] = TargetServicer,
+    serve_draft: Callable[..., Any] = DraftServicer,
     **settings: object,
 ) -> AsyncGenerator[Trio]:
     """Starts all that is needed and stops it.
 
-    draft_address: what to take for a draft where none is started. tls: of all three; caller_tls: of `stub`. settings:
-    of the orchestrator.
+    draft_address: what to take for a draft where none is started. tls: of all three; caller_tls: of `stub`.
+    serve_target, serve_draft: what makes their servicers. settings: of the orchestrator.
     """
     told = telemetry or Telemetries()
     async with AsyncExitStack() as stack:
@@ -121,7 +124,7 @@ async def trio(
         target_server = Server(observers=told.target.interceptors(), tls=tls)
         target_server.add(
             target_pb2_grpc.add_TargetServiceServicer_to_server,
-            TargetServicer(served.engine, model_info(served), served.grammars, told.target),
+            serve_target(served.engine, model_info(served), served.grammars, told.target),
             "tandem.v1.TargetService",
         )
         await stack.enter_async_context(target_server)
@@ -138,7 +141,7 @@ async def trio(
             await draft.start()
             stack.push_async_callback(draft.close)
             draft_server = Server(observers=told.draft.interceptors(), tls=tls)
-            servicer = DraftServicer(draft, grammars, told.draft)
+            servicer = serve_draft(draft, grammars, told.draft)
             draft_server.add(
                 draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService"
             )
