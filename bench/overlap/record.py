@@ -177,5 +177,3 @@ def _noise(positions: Tensor, seed: int, width: int) -> Tensor:
     """Gumbel noise of the lanes of each position, as coupled draws have it: float64 [n, width]."""
     lanes = torch.arange((width + 3) // 4).unsqueeze(0)
     return gumbel(philox_words(lanes, positions.unsqueeze(1), NoiseStream(seed), Purpose.COUPLED)).flatten(1)[:, :width]
-
-

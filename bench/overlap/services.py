@@ -38,15 +38,21 @@ class Caller:
 
     async def complete(
         self, text: int, tokens: int, policy: policy_pb2.SpeculationPolicy, *, audit: bool = False
-    ) -> tuple[list[int], completion_pb2.Finish]:
-        """The text's tokens as they were served, and the end. Raises grpc.aio.AioRpcError."""
+    ) -> tuple[list[int], completion_pb2.Finish, list[completion_pb2.RoundAccount]]:
+        """The text's tokens as they were served, the end, and where asked for its rounds. Raises AioRpcError."""
         request = completion_pb2.CompleteRequest(
             tokens=completion_pb2.TokenIds(ids=[text] * PROMPT_LENGTH),
             max_tokens=tokens, speculation=policy, ignore_end_tokens=True, audit=audit,
         )  # fmt: skip
         request.sampling.temperature, request.sampling.seed = self._temperature, self._seed
-        answer = await self._stub.CompleteOnce(completion_pb2.CompleteOnceRequest(completion=request))
-        return [*answer.token_ids], answer.finish
+        said, rounds, finish = list[int](), list[completion_pb2.RoundAccount](), completion_pb2.Finish()
+        async for response in self._stub.Complete(request):
+            said += response.token_ids
+            if response.HasField("round"):
+                rounds.append(response.round)
+            if response.HasField("finish"):
+                finish = response.finish
+        return said, finish, rounds
 
 
 @asynccontextmanager

@@ -22,7 +22,8 @@ Allowed = Callable[[int, int, int], bool]
 class Node:
     """A prefix. kept, tail: where it stands in the recording (see `Text.row`); kept None: nowhere. reach: probability
     that the text goes this way, from the first root on. ready: when the draft has run it and knows its own next token,
-    in ms; None while it has not. chance: of its own next token to be the text's. children: by rank of the last token among the draft's."""
+    in ms; None while it has not. chance: of that token to be the text's; None where nobody asked. children: by rank of
+    the last token among the draft's."""
 
     kept: int | None
     tail: int
@@ -34,8 +35,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of a node that is to be run. index: candidates before it, where it is on the block that is being verified. left: nodes
-    that may still be run of its branch, where it is on one."""
+    """Of a node that is to be run. index: candidates before it, where it is of the block that is being verified. left:
+    nodes that may still be run of its branch, where it is on one."""
 
     node: Node
     index: int | None
