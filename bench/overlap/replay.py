@@ -55,7 +55,7 @@ class Lines:
         turn = self._texts[index].tails.get(common)
         own = turn.tokens if turn is not None else ()
         found = []
-        for length in range(first - PROMPT_LENGTH, len(said) + 1):
+        for length in range(first - PROMPT_LENGTH, len(tokens) - PROMPT_LENGTH + 1):
             tail = max(0, length - common)
             known = length >= 0 and list(own[:tail]) == said[common : common + tail]
             found.append(self._numbers.get((index, length - tail, tail), 0) if known else 0)
