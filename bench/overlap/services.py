@@ -24,7 +24,7 @@ from tandem.rpc.server import Server
 from tandem.telemetry import Telemetry
 from tandem.v1 import completion_pb2, completion_pb2_grpc, policy_pb2
 
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 
 
 class Caller:
@@ -63,7 +63,10 @@ async def process(*arguments: str) -> AsyncGenerator[str]:
     )  # fmt: skip
     try:
         assert child.stdout is not None
-        line = await asyncio.wait_for(child.stdout.readline(), _START_SECONDS)
+        try:
+            line = await asyncio.wait_for(child.stdout.readline(), _START_SECONDS)
+        except TimeoutError:
+            line = b""
         if not line:
             raise CliError(f"{arguments[0]} did not start")
         yield line.decode().strip()

@@ -93,17 +93,17 @@ class Tree:
     def outcome(self, block: int) -> tuple[int, Node]:
         """What the target makes of a block behind the root: candidates kept, and the prefix that the next token ends,
         in the tree where it is."""
-        node, text = self.root, self._text
-        assert node.kept is not None
+        node, text, true = self.root, self._text, self.root.kept
+        assert true is not None
         kept = 0
-        while kept < block and not text.errs(node.kept):
+        while kept < block and not text.errs(true):
             following = self._child(node, 0)
-            assert following is not None and following.kept is not None
-            node, kept = following, kept + 1
-        token, ranked = text.tokens[node.kept], list(text.rows[node.kept].tokens)
+            assert following is not None
+            node, kept, true = following, kept + 1, true + 1
+        token, ranked = text.tokens[true], list(text.rows[true].tokens)
         rank = ranked.index(token) if token in ranked else len(ranked)
         found = self._child(node, rank) if rank <= len(self._calibration.shares) else None
-        return kept, found or Node(node.kept + 1, 0, node.reach)
+        return kept, found or Node(true + 1, 0, node.reach)
 
     def _expand(self, place: Place) -> None:
         """Offers what may be run next at a node or behind it."""
