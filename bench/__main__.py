@@ -12,6 +12,7 @@ from bench.decode.command import decode
 from bench.engine.command import Options, measured
 from bench.engine.figures import SOAK_GOAL_MINUTES, Group
 from bench.machine import describe_machine
+from bench.overlap.command import overlap
 from bench.overload.command import overload
 from bench.page.command import report
 from bench.peers.command import peers
@@ -29,6 +30,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 app.command()(decode)
+app.command()(overlap)
 app.command()(overload)
 app.command()(peers)
 app.command()(quality)
