@@ -39,7 +39,7 @@ async def serve(role: str, path: Path, costs: Costs) -> None:
     rows = (draft_rows if role == "draft" else target_rows)(recording, lines)
     device = Device(costs.draft_step if role == "draft" else costs.target_step)
     runner = ReplayRunner(rows, lines, device)
-    engine = Engine(runner, EngineLimits(step_tokens=_STEP_TOKENS), threads=1)
+    engine = Engine(runner, EngineLimits(step_tokens=_STEP_TOKENS, ahead_rows=costs.draft_rows), threads=1)
     words = tokenizer()
     served = ServedModel(engine, runner.loaded, role, "", words.fingerprint, Grammars(words))
     server = Server()
