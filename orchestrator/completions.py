@@ -66,6 +66,7 @@ class Completions:
         self._under_way = 0
         self.telemetry = telemetry or Telemetry()
         self.telemetry.follow_replicas(upstream.count)
+        self.telemetry.follow_line(lambda: self._admission.waiting)
         upstream.expect(
             model_pb2.ModelInfo(model_id=settings.tokenizer, tokenizer_fingerprint=tokenizer.fingerprint)
         )
@@ -78,7 +79,7 @@ class Completions:
         Raises TandemError.
         """
         caller = CALLER.get()
-        with self.telemetry.request(route) as record, caller.completing(request, path):
+        with self.telemetry.request(route, _is_late) as record, caller.completing(request, path):
             async with aclosing(self._stream(request, path, record.span, caller)) as responses:
                 async for response in responses:
                     record.saw(response)
@@ -334,6 +335,11 @@ def _why_alone(planned: Plan, committed: Committed) -> str:
     rules = planned.speculation
     is_shed = rules is not None and isinstance(rules.stop, Shed) and rules.stop.is_alone
     return OVERLOAD if committed.alone == NOT_WORTH and is_shed else committed.alone
+
+
+def _is_late() -> bool:
+    """Whether the time of the request's caller is over."""
+    return DEADLINE.get().is_over
 
 
 async def _no_rounds() -> AsyncGenerator[Committed]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.account import Account
+from orchestrator.deadline import DEADLINE
 from orchestrator.request import Plan
 from orchestrator.watch import Watch
 from tandem.telemetry.upstream import reason_of
@@ -39,7 +40,7 @@ def noted(planned: Plan, account: Account, watch: Watch, prompt: Callable[[], st
         failed = reason_of(error)
         raise
     finally:
-        ended = failed or (_REASONS[outcome.finish.reason] if outcome.finish is not None else "cancelled")
+        ended = failed or (_REASONS[outcome.finish.reason] if outcome.finish is not None else _left())
         facts = _facts(planned, account, ended)
         watch.span.set(**facts)
         watch.span.end(error=failed)
@@ -49,6 +50,11 @@ def noted(planned: Plan, account: Account, watch: Watch, prompt: Callable[[], st
         if prompt is not None:
             facts["prompt"] = prompt()
         _log.info(_EVENTS.get(ended, "failed"), extra=facts)
+
+
+def _left() -> str:
+    """How a completion ended that nobody waits for any more."""
+    return "DEADLINE_EXCEEDED" if DEADLINE.get().is_over else "cancelled"
 
 
 def _facts(planned: Plan, account: Account, ended: str) -> dict[str, Any]:

@@ -87,6 +87,9 @@ MODEL_INFO = _gauge(
 # Requests.
 REQUESTS = _counter("tandem_requests_total", "Prompts that were to be completed.", "route", "outcome")
 REQUESTS_IN_PROGRESS = _gauge("tandem_requests_in_progress", "Prompts that are being completed.", "route")
+REQUESTS_WAITING = _gauge(
+    "tandem_requests_waiting", "Prompts that wait to be begun, since those under way would be late otherwise."
+)
 KEY_REFUSALS = _counter(
     "tandem_key_refusals_total",
     "Requests refused for their API key (missing, unknown, expired, revoked) or by a limit of it.",

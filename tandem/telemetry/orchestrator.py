@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,10 +44,12 @@ class Telemetry:
         self.rounds = RoundMetrics(metrics)
         self.upstream = UpstreamMetrics(metrics)
         self._replicas = metrics.gauge(catalogue.REPLICAS)
+        self._waiting = metrics.gauge(catalogue.REQUESTS_WAITING)
 
     @contextmanager
-    def request(self, route: str) -> Iterator[RequestRecord]:
-        """Around one request to `Completions`, on whichever face it came."""
+    def request(self, route: str, is_late: Callable[[], bool] = lambda: False) -> Iterator[RequestRecord]:
+        """Around one request to `Completions`, on whichever face it came. is_late: whether its caller's time is over;
+        gRPC cancels it then, as if the caller had left."""
         under_way = self.requests_under_way.labels(route)
         under_way.inc()
         span = self.tracing.begin(spans.REQUEST)
@@ -56,6 +59,10 @@ class Telemetry:
             outcome = "ok"
         except Exception as error:
             outcome = failed = reason_of(error)
+            raise
+        except asyncio.CancelledError:
+            if is_late():
+                outcome = failed = "DEADLINE_EXCEEDED"
             raise
         finally:
             under_way.dec()
@@ -89,6 +96,10 @@ class Telemetry:
         for service in ("draft", "target"):
             for state in ("ready", "failed", "mismatched"):
                 self._replicas.labels(service, state).set_function(partial(count, service, state))
+
+    def follow_line(self, waiting: Callable[[], int]) -> None:
+        """waiting: how many requests wait to be begun; asked whenever the metrics are read."""
+        self._waiting.set_function(waiting)
 
     def exposition(self) -> bytes:
         """All metrics, as `EXPOSITION_TYPE`."""

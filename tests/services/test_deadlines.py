@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -54,6 +55,25 @@ class Timed(TargetServicer):
         async with aclosing(super().Verify(request_iterator, context)) as responses:
             async for response in responses:
                 yield response
+
+
+async def test_a_request_that_its_deadline_ends_is_not_counted_as_one_whose_caller_left(made: Fleet) -> None:
+    target = await made.target()
+    orchestrator = await made.orchestrator([target])
+    await orchestrator.complete()
+    long = make_request([1], speculation=OFF, max_tokens=CONTEXT // 2)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await orchestrator.stub.CompleteOnce(completion_pb2.CompleteOnceRequest(completion=long), timeout=1.0)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    (await orchestrator.begin()).cancel()
+
+    def count(outcome: str) -> float:
+        return orchestrator.metric("tandem_requests_total", route="grpc", outcome=outcome)
+
+    async with asyncio.timeout(20):
+        while count("DEADLINE_EXCEEDED") + count("cancelled") < 2:
+            await asyncio.sleep(0.01)
+    assert (count("DEADLINE_EXCEEDED"), count("cancelled"), count("ok")) == (1, 1, 1)
 
 
 async def test_the_targets_streams_have_the_callers_time(made: Fleet) -> None:

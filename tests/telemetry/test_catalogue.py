@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 REMEDY = "docs/metrics.md does not match tandem/telemetry: run `make metrics` and commit the result"
 #: What the last part of a name may be, of what is no counter; all in base units.
 UNITS = ("_seconds", "_bytes", "_tokens", "_nats", "_info")
-COUNTS = ("_sessions", "_blocks", "_sequences", "_in_progress", "_distance", "_threshold", "_replicas")
+COUNTS = ("_sessions", "_blocks", "_sequences", "_in_progress", "_waiting", "_distance", "_threshold", "_replicas")
 
 
 def exposed(service: str) -> dict[str, str]:
