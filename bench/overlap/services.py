@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -78,7 +79,7 @@ async def process(*arguments: str) -> AsyncGenerator[str]:
 
 @asynccontextmanager
 async def replaying(
-    recording: Path, costs: Costs, *, temperature: float, seed: int, **settings: object
+    recording: Path, costs: Costs, *, temperature: float, seed: int, **settings: Any
 ) -> AsyncGenerator[Caller]:
     """All that is needed for completions. settings: of the orchestrator."""
     async with AsyncExitStack() as stack:
@@ -91,7 +92,7 @@ async def replaying(
         if costs.wire:
             port = await stack.enter_async_context(process("bench.overlap.delay", draft, str(costs.wire)))
             draft = f"127.0.0.1:{port}"
-        configured = OrchestratorSettings(target=target, draft=draft, http_port=None, **settings)
+        configured = OrchestratorSettings(target=[target], draft=[draft], http_port=None, **settings)
         telemetry = Telemetry()
         upstream = Upstream(
             configured.target,

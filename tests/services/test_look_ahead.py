@@ -171,8 +171,8 @@ async def test_a_seed_has_the_same_text_with_and_without_look_ahead(accept: str)
     ],
 )
 async def test_lossless_in_distribution_with_look_ahead(stop: str, accept: str, foresees: Foresees) -> None:
-    """As `test_lossless_in_distribution_over_grpc`, with blocks of one: where the pair's first token corrects a candidate
-    and was foreseen, its second one was drafted ahead. Half as many samples, at the same error rate."""
+    """As `test_lossless_in_distribution_over_grpc`, with blocks of one: where the pair's first token corrects a
+    candidate and was foreseen, its second one was drafted ahead. Half as many samples, at the same error rate."""
     prompt = [1, 2, 3, 1]
     sampling = {"temperature": 1.0}
     joint = _pair_law(11, prompt, SamplingParams(**sampling))
