@@ -92,7 +92,7 @@ async def replaying(
         if costs.wire:
             port = await stack.enter_async_context(process("bench.overlap.delay", draft, str(costs.wire)))
             draft = f"127.0.0.1:{port}"
-        configured = OrchestratorSettings(target=[target], draft=[draft], http_port=None, **settings)
+        configured = OrchestratorSettings(target=(target,), draft=(draft,), http_port=None, **settings)
         telemetry = Telemetry()
         upstream = Upstream(
             configured.target,
