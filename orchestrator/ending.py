@@ -46,7 +46,7 @@ class Ending:
         connection lives, and holds the call and a task; to grpc.aio it is over, and cancelling it does nothing.
         """
         if self._unended is not None:
-            self._unended._cython_call.cancel("nobody reads what is left of it")  # nothing public reaches it
+            self._unended.cancel("nobody reads what is left of it")
 
     def _note(self, call: grpc.aio.Call) -> None:
         # Called with each status that the call is given; all of these are there and do not wait.
@@ -55,7 +55,8 @@ class Ending:
             code, details = grpc.StatusCode.UNAVAILABLE, "the service ended the stream"
         error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _now(call.trailing_metadata()), details)
         if _is_own(error):
-            self._unended = call
+            # Nothing public reaches it. What stands for a call that its interceptors still have has none.
+            self._unended = getattr(call, "_cython_call", None)
         else:
             self._unended = None
             self._error = error

@@ -89,7 +89,10 @@ def streaming(url: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
 
 
 def test_sigterm_lets_open_streams_end_and_takes_no_more(model: Path, target: str) -> None:
-    with orchestrator(model, target) as service, streaming(service.url, {**ENDLESS, "max_tokens": 1500}) as lines:
+    with (
+        orchestrator(model, target, "--grace-seconds", "60") as service,
+        streaming(service.url, {**ENDLESS, "max_tokens": 1500}) as lines,
+    ):
         service.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -116,7 +119,7 @@ def test_what_outlasts_the_grace_ends_with_a_word(model: Path, target: str) -> N
         *_, last = (line for line in lines if line)
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert service.end() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # all of it would take minutes
 
 
 def test_a_second_signal_ends_the_drain(model: Path, target: str) -> None:

@@ -15,6 +15,7 @@ from orchestrator.streams import TargetStream
 from tandem.rpc.channels import ChannelPool
 from tandem.rpc.errors import TandemError
 from tandem.rpc.server import Server
+from tandem.telemetry import Telemetry
 from tandem.v1 import target_pb2, target_pb2_grpc
 
 _STREAMS = 400
@@ -42,7 +43,8 @@ async def serving(service: Full) -> AsyncIterator[ChannelPool]:
     server = Server(port=0)
     server.add(target_pb2_grpc.add_TargetServiceServicer_to_server, service, "tandem.v1.TargetService")
     async with server:
-        pool = ChannelPool(f"127.0.0.1:{server.port}")
+        # As an orchestrator does: a call is another object where there are interceptors.
+        pool = ChannelPool(f"127.0.0.1:{server.port}", interceptors=Telemetry().calls("target"))
         yield pool
         await pool.close()
 
