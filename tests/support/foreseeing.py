@@ -11,9 +11,9 @@ from typing import Any
 
 from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec
 from draft_service.server import DraftServicer
+from draft_service.stream import DraftStream
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
-from tandem.telemetry.sessions import Session
 from tandem.v1 import block_pb2, draft_pb2
 from tandem.wire import row_message
 from target_service.server import TargetServicer
@@ -141,9 +141,10 @@ class _Stream:
                 opened = draft_pb2.DraftOpened(model=self._service._drafter.info)
                 await self.out.put(draft_pb2.DraftResponse(opened=opened))
                 progress = Progress(list(spec.tokens), self._service._vocabulary_size, self._service._most_tokens)
+                asked = DraftStream(sequence, progress, session, lambda: None)
                 async for request in self._requests:
                     await self._stop_looking(is_rows=request.HasField("rows"))
-                    await self._take(request, sequence, progress, session, spec)
+                    await self._take(request, sequence, progress, asked, spec)
             finally:
                 try:
                     await self._stop_looking()  # may be cancelled in its turn
@@ -164,14 +165,14 @@ class _Stream:
         request: draft_pb2.DraftRequest,
         sequence: DraftSequence,
         progress: Progress,
-        session: Session,
+        asked: DraftStream,
         spec: SequenceSpec,
     ) -> None:
         if request.WhichOneof("kind") == "taken":
             await self._taken(request.taken, sequence, progress)
             message: Any = request.taken
         else:
-            response = await self._service._answer(request, sequence, progress, session)
+            response = await asked._act(request)
             if response is not None:
                 await self.out.put(response)
             message = request.round
