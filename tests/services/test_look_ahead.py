@@ -219,7 +219,7 @@ async def test_a_draft_that_looks_ahead_may_fail_at_any_time(made: Fleet, fails:
     await orchestrator.until(target, draft)
     truth = await orchestrator.complete(max_tokens=700)
     foresight.foresees = known([1, 2, *truth.token_ids])
-    target.delay = 0.01  # time to look ahead
+    target.delay = 0.1  # time to look ahead
     reader = Reader(orchestrator, "exact", 700)
     for _ in range(2):
         taken = foresight.taken
