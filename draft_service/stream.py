@@ -83,12 +83,10 @@ class DraftStream:
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
         foresees = message.look_ahead.max_branches > 0
         self._pushing.end()
-        block = await self._sequence.draft(
-            progress.tokens, cached, message.round, message.limits, foresees=foresees
-        )
+        block = await self._sequence.draft(progress.tokens, cached, message.round, message.limits, foresees=foresees)
         progress.candidates = block.token_ids
         end_block(span, message.round, len(block.token_ids), block.timing)
-        self._look_ahead(message.limits, message.look_ahead)
+        self._look_ahead(message.look_ahead)
         return draft_pb2.DraftResponse(block=drafted_block(message.round, progress.position, block))
 
     def _take(self, message: draft_pb2.DraftTaken) -> None:
@@ -96,7 +94,6 @@ class DraftStream:
         if progress.is_stale(message.round):
             self._on_stale()
             return
-        check_limits(message.limits, path="taken.limits")
         check_look_ahead(message.look_ahead, path="taken.look_ahead")
         position, follows = message.continuation.position, message.continuation.token_ids
         sent = self._sequence.foreseen(position, follows[0]) if len(follows) == 1 else None
@@ -111,12 +108,12 @@ class DraftStream:
         progress.advance(message.round, message.continuation, path="taken.continuation")
         self._pushing.end()
         progress.candidates = self._sequence.take(position, follows[0], message.used, progress.tokens)
-        self._look_ahead(message.limits, message.look_ahead)
+        self._look_ahead(message.look_ahead)
 
-    def _look_ahead(self, limits: draft_pb2.DraftLimits, plan: draft_pb2.LookAhead) -> None:
+    def _look_ahead(self, plan: draft_pb2.LookAhead) -> None:
         """A reader that has not even taken in what came before the last block is not sent more."""
         if plan.max_branches and self._pushing.begin(self._progress.round, self._progress.position, plan):
-            self._sequence.look_ahead(self._progress.tokens, self._progress.round, limits, plan, self._grown)
+            self._sequence.look_ahead(self._progress.tokens, self._progress.round, plan, self._grown)
 
     def _grown(self) -> None:
         """On any thread."""

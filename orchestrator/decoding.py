@@ -119,7 +119,7 @@ class Decoder:
         self._round += 1
         clock = RoundClock()
         with self._watch.part(spans.PREFILL, self._round):
-            committed = await self._verify(block_pb2.Block(position=self._position), 0, clock)
+            committed = await self._verify(block_pb2.Block(position=self._position), clock)
         self._draft.expects(clock.target.wall / 1e6)
         clock = RoundClock()
         yield committed
@@ -136,12 +136,10 @@ class Decoder:
                 clock = RoundClock()
                 continue
             self._round += 1
-            # A block of n yields up to n + 1 tokens.
-            cap = min(limits.max_tokens, self._left - 1)
             try:
                 with self._watch.part(spans.ROUND, self._round):
-                    block = await self._draft_block(limits, cap, clock)
-                    committed = await self._verify(block, cap, clock)
+                    block = await self._draft.block(self._round, self._position, limits, self._left, clock)
+                    committed = await self._verify(block, clock)
             except TandemError as error:
                 if not (error.field or "").startswith(("round.block", "resolve.rows")):
                     raise
@@ -149,7 +147,7 @@ class Decoder:
                 self._draft.refuse(error)
                 self._target.close()
                 continue
-            if cap and not block.token_ids and not self._draft.is_there:  # it is late, or has just been lost
+            if self._draft.cap and not block.token_ids and not self._draft.is_there:  # late, or just lost
                 committed = replace(committed, alone=self._draft.absence() or LATE)
             if self._draft.is_there and self._draft.is_full:
                 self._draft.close()  # the rest is the target's alone, in one go
@@ -162,17 +160,8 @@ class Decoder:
             return min(limits.alone_tokens or self._left, self._left)
         return self._left if self._draft.is_full else min(self._draft.chunk(), self._left)
 
-    async def _draft_block(self, limits: Limits, cap: int, clock: RoundClock) -> block_pb2.Block:
-        """The next block; an empty one where nothing is to be drafted or the draft is not there in time."""
-        if cap == 0:
-            return block_pb2.Block(position=self._position)
-        return await self._draft.block(self._round, self._position, limits, cap, self._left, clock)
-
-    async def _verify(self, block: block_pb2.Block, cap: int, clock: RoundClock) -> Committed:
-        """Verifies one block, decides, and commits the kept candidates and the token after them.
-
-        cap: most candidates that were asked for.
-        """
+    async def _verify(self, block: block_pb2.Block, clock: RoundClock) -> Committed:
+        """Verifies one block, decides, and commits the kept candidates and the token after them."""
         drafted, account = len(block.token_ids), None
 
         async def decide() -> tuple[target_pb2.VerifiedBlock, list[Position], Judgement | None]:
@@ -187,7 +176,7 @@ class Decoder:
             follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token
             if self._plan.audit:
                 account = round_account(block, verified, kept, decided, self._thresholds())
-            self._learn(block, cap, decided, judgement, clock)
+            self._learn(block, decided, judgement, clock)
             self._watch.decided(block, decided, judgement)
             self._draft.decided(kept)
         else:
@@ -249,9 +238,7 @@ class Decoder:
         rules = self._plan.speculation
         return {**rules.stop.thresholds(), **rules.accept.thresholds()} if rules is not None else {}
 
-    def _learn(
-        self, block: block_pb2.Block, cap: int, decided: list[Position], judgement: Judgement, clock: RoundClock
-    ) -> None:
+    def _learn(self, block: block_pb2.Block, decided: list[Position], judgement: Judgement, clock: RoundClock) -> None:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
         drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
@@ -260,7 +247,7 @@ class Decoder:
         outcome = RoundOutcome(
             drafted=drafted,
             accepted=kept,
-            cap=cap,
+            cap=self._draft.cap,
             entropies=tuple(block.entropies),
             probabilities=tuple(math.exp(value) for value in block.log_probabilities),
             matched=(True,) * kept + (False,) * (kept < drafted),

@@ -58,6 +58,7 @@ class DraftSide:
         watch: Watch,
     ) -> None:
         self.is_full = False  # its context ends with the last block
+        self.cap = 0  # most candidates that the last block might have had
         self.sight = Sight(plan.speculation.ahead if plan.speculation is not None else None, settings, account, watch)
         self._drafted = 0  # candidates of the last block
         slack = settings.draft_patience_seconds
@@ -139,27 +140,41 @@ class DraftSide:
     # Asking.
 
     async def block(
-        self, round_number: int, position: int, limits: Limits, cap: int, left: int, clock: RoundClock
+        self, round_number: int, position: int, limits: Limits, left: int, clock: RoundClock
     ) -> block_pb2.Block:
-        """The next block, of at most `cap` candidates; an empty one where the draft is late or has just been lost.
-        left: tokens that the completion may still have."""
+        """The next block; an empty one where nothing is to be drafted, or the draft is late or has just been lost.
+        left: tokens that the completion may still have. The most that it might have had is `cap`."""
+        ahead = limits.ahead or limits
         message = draft_pb2.DraftRound(
             round=round_number,
             continuation=self._prefix.continuation(),
-            limits=limits_message(limits, cap),
-            # The block after it follows one token at least, and has one after it.
-            look_ahead=self.sight.request(min(limits.max_tokens, left - 2)),
+            # A block of n yields up to n + 1 tokens.
+            limits=limits_message(limits, min(limits.max_tokens, left - 1)),
+            # The block after it follows one token at least.
+            look_ahead=self.sight.request(limits_message(ahead, max(0, min(ahead.max_tokens, left - 2)))),
         )
-        block = self._foreseen(message, clock)
-        if block is None:
-            block = await self._asked(message, position, cap, clock)
+        self.cap = message.limits.max_tokens
+        block = block_pb2.Block(position=position)
+        if self.cap:
+            there = self._foreseen(message, limits_message(ahead, min(ahead.max_tokens, left - 1)), clock)
+            if there is not None:
+                block = there
+            elif self._stream is not None:
+                block = await self._asked(message, position, self.cap, clock)
         self._drafted = len(block.token_ids)
         return block
 
-    def _foreseen(self, message: draft_pb2.DraftRound, clock: RoundClock) -> block_pb2.Block | None:
-        """The block of a round where it is there before it was asked for; the draft is told, and not waited for."""
+    def _foreseen(
+        self, message: draft_pb2.DraftRound, limits: draft_pb2.DraftLimits, clock: RoundClock
+    ) -> block_pb2.Block | None:
+        """The block of a round where it is there before it was asked for; the draft is told, and not waited for.
+        limits: of such a block."""
         assert self._stream is not None
-        found = self.sight.find(message.round, message.continuation, self._drafted, message.limits)
+        try:
+            found = self.sight.find(message.round, message.continuation, self._drafted, limits)
+        except TandemError as error:  # it cannot be one
+            self.lose(error, is_told=True)
+            return None
         if found is not None or (message.HasField("look_ahead") and self.sight.foreseen.is_served):
             clock.foreseen = found is not None
         if found is None:
@@ -169,10 +184,10 @@ class DraftSide:
             round=message.round,
             continuation=message.continuation,
             used=len(block.token_ids),
-            limits=message.limits,
             look_ahead=message.look_ahead if message.HasField("look_ahead") else None,
         )
         self._stream.take(taken)
+        self.cap = limits.max_tokens
         self._prefix.is_whole()
         self._has_block(block, found.stop)
         return block

@@ -86,9 +86,9 @@ def check_limits(limits: draft_pb2.DraftLimits, *, path: str) -> None:
 
 def check_look_ahead(plan: draft_pb2.LookAhead, *, path: str) -> None:
     """Raises TandemError INVALID_FIELD for a plan that means nothing."""
-    for field, most in (("max_branches", _MAX_BRANCHES), ("max_tokens", _MAX_BLOCK)):
-        if getattr(plan, field) > most:
-            raise TandemError.invalid_field(f"{path}.{field}", f"must be at most {most}")
+    if plan.max_branches > _MAX_BRANCHES:
+        raise TandemError.invalid_field(f"{path}.max_branches", f"must be at most {_MAX_BRANCHES}")
+    check_limits(plan.limits, path=f"{path}.limits")
     if plan.acceptance_curve.entropies or plan.acceptance_curve.acceptances:
         _check_curve(plan.acceptance_curve, f"{path}.acceptance_curve")
     shares = plan.correction_shares

@@ -100,14 +100,13 @@ class DraftSequence(Protocol):
         self,
         tokens: Sequence[int],
         round_number: int,
-        limits: draft_pb2.DraftLimits,
         plan: draft_pb2.LookAhead,
         grown: Callable[[], None],
     ) -> None:
         """Goes on without being asked, for what may become of the last block; or does nothing, where it cannot.
 
-        tokens: everything committed before the block. round_number: of the block. limits, plan: of what may be
-        drafted. grown: to be called, on any thread, whenever `ahead` has more.
+        tokens: everything committed before the block. round_number: of the block. plan: what may be drafted.
+        grown: to be called, on any thread, whenever `ahead` has more.
         """
         ...
 

@@ -41,10 +41,10 @@ class Growth:
     """
 
     def __init__(
-        self, voice: Voice, start: int, attempt: int, limits: draft_pb2.DraftLimits, most: int, *, foresees: bool
+        self, voice: Voice, start: int, attempt: int, limits: draft_pb2.DraftLimits, *, foresees: bool
     ) -> None:
-        """start: absolute position of the first candidate. attempt: of draws under RATIO and BLOCK. most: candidates;
-        instead of the limits' max_tokens. foresees: whether the likeliest others are wanted too."""
+        """start: absolute position of the first candidate. attempt: of draws under RATIO and BLOCK. foresees: whether
+        the likeliest others are wanted too."""
         self.voice = voice
         self.start = start
         self.attempt = attempt
@@ -52,7 +52,7 @@ class Growth:
         self.stop: draft_pb2.DraftStop.ValueType | None = None
         self.refused: Drawn | None = None
         self._limiter = Limiter(limits)
-        self._most = most
+        self._most = limits.max_tokens
         self._foresees = foresees
 
     @property

@@ -36,7 +36,7 @@ class Base:
 
     round: its number. position: absolute, of its first candidate. last: the token before that. drawn: its candidates.
     history: of the text with all of `drawn`, its own; prompt_length: tokens that are not in it. plan: what may be
-    drafted, under `limits`. grown: to be called, on the engine's thread, whenever there is more.
+    drafted. grown: to be called, on the engine's thread, whenever there is more.
     """
 
     round: int
@@ -45,7 +45,6 @@ class Base:
     drawn: Sequence[Drawn]
     history: History
     prompt_length: int
-    limits: draft_pb2.DraftLimits
     plan: draft_pb2.LookAhead
     grown: Callable[[], None]
 
@@ -213,8 +212,8 @@ class LookAhead:
         """The draw of the draft's own next token behind a block."""
         base = main.base
         voice = Voice(self._voice.spec, self._voice.chain, base.history, self._voice.context_length)
-        limits = draft_pb2.DraftLimits()
-        return voice, Growth(voice, base.end, base.round + 1, limits, 1, foresees=True).wanted()
+        limits = draft_pb2.DraftLimits(max_tokens=1)
+        return voice, Growth(voice, base.end, base.round + 1, limits, foresees=True).wanted()
 
     def guessed(self, main: Branch, drawn: Drawn) -> None:
         """The distribution behind the block is known: `main` goes on with the best token, others branch off."""
@@ -255,7 +254,7 @@ class LookAhead:
         if parent.closed:
             return
         voice = voice.after(base.history, position - base.prompt_length, token)
-        growth = Growth(voice, position + 1, base.round + 1, base.limits, base.plan.max_tokens, foresees=True)
+        growth = Growth(voice, position + 1, base.round + 1, base.plan.limits, foresees=True)
         growth.take_all(known)
         text = [token, *(each.token_id for each in growth.drawn)]
         cached = position

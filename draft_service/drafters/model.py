@@ -107,13 +107,12 @@ class ModelSequence:
         self,
         tokens: Sequence[int],
         round_number: int,
-        limits: draft_pb2.DraftLimits,
         plan: draft_pb2.LookAhead,
         grown: Callable[[], None],
     ) -> None:
         """Begins to draft for what may become of the last block; see `base.DraftSequence`."""
         self._base = None
-        if not (self._ahead.is_possible and plan.max_branches and plan.max_tokens):
+        if not (self._ahead.is_possible and plan.max_branches and plan.limits.max_tokens):
             return
         history = History(())
         if self._chain.reads_text:
@@ -125,7 +124,6 @@ class ModelSequence:
             drawn=self._drawn,
             history=history,
             prompt_length=self._spec.prompt_length,
-            limits=limits,
             plan=plan,
             grown=grown,
         )
@@ -199,8 +197,7 @@ class _Drafting:
         foresees: bool = False,
     ) -> None:
         self.sequence = owner._sequence
-        most = limits.max_tokens
-        self.growth = Growth(owner._voice, len(tokens), round_number, limits, most, foresees=foresees)
+        self.growth = Growth(owner._voice, len(tokens), round_number, limits, foresees=foresees)
         self._owner = owner
         self._tokens = tokens
         self._cached = cached

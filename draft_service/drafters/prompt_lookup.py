@@ -115,7 +115,6 @@ class PromptLookupSequence:
         self,
         tokens: Sequence[int],
         round_number: int,
-        limits: draft_pb2.DraftLimits,
         plan: draft_pb2.LookAhead,
         grown: Callable[[], None],
     ) -> None:

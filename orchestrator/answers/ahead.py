@@ -1,10 +1,10 @@
-"""What a draft may say unasked."""
+"""What a draft may say unasked: a message when it comes, and of its blocks those that are wanted."""
 
 from __future__ import annotations
 
 from orchestrator.answers.draft import check_block
-from orchestrator.answers.numbers import MalformedAnswerError, check_timing, check_tokens, vocabulary_of
-from orchestrator.look_ahead.foreseen import Foreseen
+from orchestrator.answers.numbers import MalformedAnswerError, check_tokens, vocabulary_of
+from orchestrator.look_ahead.foreseen import Base, Foreseen
 from tandem.v1 import draft_pb2
 
 # Bytes where LookAhead.max_bytes does not say how many.
@@ -13,8 +13,9 @@ _MOST_BYTES = 1 << 20
 _MOST_STALE = 64 * 65
 
 
-def check_ahead(opening: draft_pb2.DraftOpen, foreseen: Foreseen, message: draft_pb2.DraftedAhead) -> None:
-    """opening: of the stream. foreseen: before it takes the message in. Raises MalformedAnswerError."""
+def check_ahead(foreseen: Foreseen, message: draft_pb2.DraftedAhead) -> None:
+    """What may be kept until it is known what of it is wanted. foreseen: before it takes the message in. Raises
+    MalformedAnswerError."""
     base = foreseen.base
     if base is None or message.round < base.round:
         # It was on its way; of another round than the current one it is not even looked at.
@@ -29,19 +30,20 @@ def check_ahead(opening: draft_pb2.DraftOpen, foreseen: Foreseen, message: draft
     outcomes = {(branch.kept, branch.token_id) for branch in message.branches}
     if not outcomes or len(outcomes) != len(message.branches):
         raise MalformedAnswerError("it names an outcome twice, or none")
-    if len(outcomes | foreseen.branches.keys()) > base.asked.max_branches:
+    if len(outcomes | foreseen.outcomes) > base.asked.max_branches:
         raise MalformedAnswerError(f"it has blocks for more than {base.asked.max_branches} outcomes")
-    vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
-    check_tokens([token for _, token in outcomes], vocabulary)
-    for branch in message.branches:
-        count = len(branch.block.token_ids)
-        if branch.kept > base.most_kept:
-            raise MalformedAnswerError(f"it keeps {branch.kept} candidates where {base.most_kept} were asked for")
-        if branch.block.position != base.position + branch.kept + 1 + branch.sent:
-            raise MalformedAnswerError(f"a block ahead is for position {branch.block.position}")
-        if branch.sent + count > base.asked.max_tokens:
-            raise MalformedAnswerError(f"a block ahead has {branch.sent + count} candidates")
-        if not count and branch.stop == draft_pb2.DRAFT_STOP_UNSPECIFIED:
-            raise MalformedAnswerError("a block ahead has not grown")
-        check_block(opening, branch.block)
-    check_timing(message.timing)
+
+
+def check_branch(opening: draft_pb2.DraftOpen, base: Base, branch: draft_pb2.Branch) -> None:
+    """opening: of the stream. Raises MalformedAnswerError."""
+    check_tokens((branch.token_id,), vocabulary_of(opening.handshake.expected.vocabulary_size))
+    count = len(branch.block.token_ids)
+    if branch.kept > base.most_kept:
+        raise MalformedAnswerError(f"it keeps {branch.kept} candidates where {base.most_kept} were asked for")
+    if branch.block.position != base.position + branch.kept + 1 + branch.sent:
+        raise MalformedAnswerError(f"a block ahead is for position {branch.block.position}")
+    if branch.sent + count > base.asked.limits.max_tokens:
+        raise MalformedAnswerError(f"a block ahead has {branch.sent + count} candidates")
+    if not count and branch.stop == draft_pb2.DRAFT_STOP_UNSPECIFIED:
+        raise MalformedAnswerError("a block ahead has not grown")
+    check_block(opening, branch.block)

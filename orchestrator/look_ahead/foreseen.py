@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from tandem.block_limits import Limiter
@@ -17,62 +18,71 @@ _FINAL = frozenset({
 _OPEN = frozenset({draft_pb2.DRAFT_STOP_UNSPECIFIED, draft_pb2.DRAFT_STOP_MAX_TOKENS})
 
 
+def _trusts(base: Base, branch: draft_pb2.Branch) -> None:
+    """Nothing is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
     """The block whose outcomes are foreseen. position: of its first candidate. most_kept: candidates that it may have.
-    asked: what may be drafted ahead of it."""
+    asked: what may be drafted ahead of it. check: of what is to be used; raises where that cannot be."""
 
     round: int
     position: int
     most_kept: int
     asked: draft_pb2.LookAhead
+    check: Callable[[Base, draft_pb2.Branch], None] = _trusts
 
 
 @dataclass(slots=True)
 class Ahead:
-    """A block for one outcome. stop: which limit ended it; UNSPECIFIED while it may grow. is_broken: an increment was
-    missing, so that nothing of it can be used."""
+    """A block for one outcome. stop: which limit ended it; UNSPECIFIED while it may grow."""
 
     block: block_pb2.Block
     stop: draft_pb2.DraftStop.ValueType = draft_pb2.DRAFT_STOP_UNSPECIFIED
-    is_broken: bool = False
 
 
 @dataclass(slots=True)
 class Pushed:
     """Counts over all bases. messages, size: of those that were in time, and their bytes. tokens: candidates in them.
-    stale: messages of an older base. broken: branches that an increment of was missing."""
+    stale: messages of an older base."""
 
     messages: int = 0
     size: int = 0
     tokens: int = 0
     stale: int = 0
-    broken: int = 0
 
 
 @dataclass(slots=True)
 class Foreseen:
-    """What was pushed for the current base; of nothing until `begin`. size, messages, stale: of messages since then.
+    """What was pushed for the current base; of nothing until `begin`. size, stale: bytes and messages since then.
+
+    Of many blocks one is used at most, so that only that one is looked into.
     """
 
     pushed: Pushed = field(default_factory=Pushed)
     base: Base | None = None
     size: int = 0
     stale: int = 0
-    branches: dict[Outcome, Ahead] = field(default_factory=dict)  # likeliest first
+    _parts: dict[Outcome, list[draft_pb2.Branch]] = field(default_factory=dict)  # likeliest first
 
     @property
     def is_served(self) -> bool:
         """Whether anything has ever come: many a draft does not look ahead."""
         return self.pushed.messages + self.pushed.stale > 0
 
+    @property
+    def outcomes(self) -> Set[Outcome]:
+        """Of which something has come."""
+        return self._parts.keys()
+
     def begin(self, base: Base | None) -> None:
         """Another block is asked for or taken: what comes from now on speaks of it, or is of no use. None: nothing is
         to be foreseen."""
-        self.base, self.size, self.stale, self.branches = base, 0, 0, {}
+        self.base, self.size, self.stale, self._parts = base, 0, 0, {}
 
     def add(self, message: draft_pb2.DraftedAhead) -> None:
-        """A message that has been checked."""
+        """A message that may be kept."""
         if self.base is None or message.round != self.base.round:
             self.stale += 1
             self.pushed.stale += 1
@@ -83,35 +93,37 @@ class Foreseen:
         self.pushed.messages += 1
         for branch in message.branches:
             self.pushed.tokens += len(branch.block.token_ids)
-            self._grow(branch)
-
-    def _grow(self, more: draft_pb2.Branch) -> None:
-        outcome = more.kept, more.token_id
-        there = self.branches.get(outcome)
-        if there is None:
-            there = self.branches[outcome] = Ahead(block_pb2.Block(position=more.block.position))
-        if there.is_broken:
-            return
-        is_over = there.stop != draft_pb2.DRAFT_STOP_UNSPECIFIED
-        has_rows = bool(there.block.distributions), bool(more.block.distributions)
-        is_mixed = bool(there.block.token_ids and more.block.token_ids) and has_rows[0] != has_rows[1]
-        if is_over or is_mixed or more.sent != len(there.block.token_ids):
-            self.pushed.broken += 1
-            there.is_broken = True
-            there.block.Clear()
-            return
-        for column in ("token_ids", "log_probabilities", "entropies", "distributions"):
-            getattr(there.block, column).extend(getattr(more.block, column))
-        there.stop = more.stop
+            self._parts.setdefault((branch.kept, branch.token_id), []).append(branch)
 
     def take(self, outcome: Outcome) -> Ahead | None:
-        """What was foreseen for it; None where that is nothing, or cannot be used."""
-        there = self.branches.get(outcome)
-        return None if there is None or there.is_broken else there
+        """What was foreseen for it; None where that is nothing, or has a hole, or does not end where it has ended.
+        Raises what the check of its base raises."""
+        parts = self._parts.get(outcome)
+        if not parts or self.base is None:
+            return None
+        ahead = Ahead(block_pb2.Block(position=parts[0].block.position))
+        for part in parts:
+            self.base.check(self.base, part)
+            if not _grow(ahead, part):
+                return None
+        return ahead
 
     def tokens_after(self, kept: int) -> list[int]:
         """Tokens that were foreseen to follow so many, likeliest first."""
-        return [token for count, token in self.branches if count == kept]
+        return [token for count, token in self._parts if count == kept]
+
+
+def _grow(ahead: Ahead, more: draft_pb2.Branch) -> bool:
+    """False where that cannot follow."""
+    block, there = ahead.block, len(ahead.block.token_ids)
+    is_over = ahead.stop != draft_pb2.DRAFT_STOP_UNSPECIFIED
+    is_mixed = there and more.block.token_ids and bool(block.distributions) != bool(more.block.distributions)
+    if is_over or is_mixed or more.sent != there:
+        return False
+    for column in ("token_ids", "log_probabilities", "entropies", "distributions"):
+        getattr(block, column).extend(getattr(more.block, column))
+    ahead.stop = more.stop
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ class Learnt:
             survival *= self.curve.at(entropy)
         return survival
 
-    def message(self, branches: int, tokens: int, size: int) -> draft_pb2.LookAhead:
-        """At most so many branches, candidates of each, bytes."""
+    def message(self, branches: int, limits: draft_pb2.DraftLimits, size: int) -> draft_pb2.LookAhead:
+        """At most so many branches and bytes. limits: of each."""
         return draft_pb2.LookAhead(
             max_branches=branches,
-            max_tokens=tokens,
+            limits=limits,
             acceptance_curve=draft_pb2.AcceptanceCurve(entropies=knots(), acceptances=self.curve.values()),
             correction_shares=self.corrections.values(),
             max_bytes=size,

@@ -12,8 +12,6 @@ from orchestrator.stopping import RoundOutcome
 from orchestrator.watch import Watch
 from tandem.v1 import block_pb2, draft_pb2
 
-_MOST_CANDIDATES = 64
-
 
 class Sight:
     """foreseen: what has come, from whichever draft there is; emptied by `lose`."""
@@ -34,12 +32,12 @@ class Sight:
             account.look_ahead = self._tally
         self._told = 0, 0, 0  # of what was pushed
 
-    def request(self, candidates: int) -> draft_pb2.LookAhead | None:
-        """What may be drafted ahead: blocks of so many candidates at most. None for nothing."""
-        if not self._branches or candidates < 1:
+    def request(self, limits: draft_pb2.DraftLimits) -> draft_pb2.LookAhead | None:
+        """What may be drafted ahead: blocks under such limits. None for nothing."""
+        if not self._branches or not limits.max_tokens:
             return None
         assert self._learnt is not None
-        return self._learnt.message(self._branches, min(candidates, _MOST_CANDIDATES), self._bytes)
+        return self._learnt.message(self._branches, limits, self._bytes)
 
     def find(
         self, round_number: int, continuation: block_pb2.Continuation, drafted: int, limits: draft_pb2.DraftLimits
@@ -67,9 +65,7 @@ class Sight:
             self._watch.taken(size, hidden)
         return block
 
-    def _find(
-        self, kept: int, token: int, drafted: int, limits: draft_pb2.DraftLimits
-    ) -> tuple[Found, Cut | None]:
+    def _find(self, kept: int, token: int, drafted: int, limits: draft_pb2.DraftLimits) -> tuple[Found, Cut | None]:
         assert self._learnt is not None
         tokens = self.foreseen.tokens_after(kept)
         if kept < drafted:
@@ -77,7 +73,7 @@ class Sight:
         if (ahead := self.foreseen.take((kept, token))) is not None:
             block = self._enough(ahead, limits)
             return (Found.SHORT, None) if block is None else (Found.HIT, block)
-        if not self.foreseen.branches:
+        if not self.foreseen.outcomes:
             return Found.TOO_LATE, None
         return (Found.OTHER_TOKEN if tokens else Found.NO_BRANCH), None
 

@@ -26,6 +26,7 @@ class Limits:
     min_joint_probability: the same for the product of q(x) over the block.
     min_survival: the same for the product of the expected acceptances of its candidates, by their number; the last
     entry is also for longer blocks. acceptance_curve: knots: entropy in nats, expected acceptance.
+    ahead: of a block that is drafted while another is verified, so that nobody waits for it; None: the same.
     """
 
     max_tokens: int
@@ -37,6 +38,7 @@ class Limits:
     min_survival: tuple[float, ...] = ()
     acceptance_curve: tuple[tuple[float, float], ...] = ()
     alone_tokens: int = 0
+    ahead: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ is expected to yield more than its time is worth at the best goodput known, G:
     S = product of a(H) over the block, a = mean of a(H)
 
 Where blocks are drafted while others are verified, a share h of them is there in time; `costs.py` has the time of such
-a round.
+a round, from which G is. Their candidates cost what verifying them does; those of the others, which are asked for, a
+draft step each besides: there are limits for both.
 
 a(H): expected acceptance by entropy, calibrated on line. Where costs grow evenly, m = i + 1 decides: looking one step
 ahead is optimal for independent candidates, as S never grows (the monotone case of optimal stopping: Chow, Robbins and
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.stopping.base import Limits, RoundOutcome
@@ -84,7 +85,8 @@ class Goodput:
     def limits(self) -> Limits:
         if not self._costs.is_known:
             return Limits(max_tokens=min(_FIRST_LENGTH, self._max_tokens))
-        seconds = [self._round_seconds(candidates) for candidates in range(1, self._max_tokens + 1)]
+        lengths = range(1, self._max_tokens + 1)
+        seconds = [self._round_seconds(candidates) for candidates in lengths]
         # Those that draft together end together: a longer block of one lets all others wait for it.
         crowded = self._costs.together() >= _CROWD
         mean = self._curve.mean_of_all if crowded else self._curve.mean
@@ -98,15 +100,24 @@ class Goodput:
         if pays:
             self._alone = _ALONE[0]
         self._was_alone = False
+        # Nobody waits for a block that is drafted ahead, but for its verification.
+        verifying = [self._costs.verifying(candidates) for candidates in lengths]
         if crowded:  # and what one of them drafts less is saved by the target alone
-            seconds = [self._costs.verifying(candidates) for candidates in range(1, length + 1)]
-        least = self._least_survivals(seconds, max(best, plain))
-        self._survival = least[0] if least else None
+            waited = verifying[:length]
+        else:
+            waited = [self._costs.round_seconds(candidates) for candidates in lengths]
+        goodput = max(best, plain)
+        limits = self._limits(waited, goodput)
+        self._survival = limits.min_survival[0] if limits.min_survival else None
+        return replace(limits, ahead=self._limits(verifying, goodput)) if self._overlaps else limits
+
+    def _limits(self, seconds: Sequence[float], goodput: float) -> Limits:
+        """Of a block whose first, second, ... candidate lets others wait so long, in all."""
         return Limits(
             max_tokens=len(seconds),
             min_tokens=1,
             acceptance_curve=tuple(zip(knots(), self._curve.values(), strict=True)),
-            min_survival=least,
+            min_survival=self._least_survivals(seconds, goodput),
         )
 
     def _round_seconds(self, candidates: float) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
-from orchestrator.answers import check_ahead, check_drafted, check_rows
+from orchestrator.answers import check_ahead, check_branch, check_drafted, check_rows
 from orchestrator.look_ahead.foreseen import Base, Foreseen
 from orchestrator.replicas import DRAFT
 from orchestrator.streams.base import Stream
@@ -80,7 +81,8 @@ class DraftStream(Stream[draft_pb2.DraftRequest]):
         if look_ahead is None:
             self._foreseen.begin(None)
         else:
-            self._foreseen.begin(Base(round_number, position, most_kept, look_ahead))
+            check = partial(self._check, check_branch, self._opened_with)
+            self._foreseen.begin(Base(round_number, position, most_kept, look_ahead, check))
 
     @staticmethod
     def _begin(writing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -100,7 +102,7 @@ class DraftStream(Stream[draft_pb2.DraftRequest]):
             return False
         assert self._foreseen is not None
         try:
-            self._check(check_ahead, self._opened_with, self._foreseen, response.ahead)
+            self._check(check_ahead, self._foreseen, response.ahead)
         except TandemError:
             self._foreseen.begin(None)
             raise

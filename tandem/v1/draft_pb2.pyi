@@ -266,7 +266,6 @@ class DraftTaken(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, as in DraftRound."""
@@ -281,10 +280,6 @@ class DraftTaken(_message.Message):
         """
 
     @_builtins.property
-    def limits(self) -> Global___DraftLimits:
-        """Under which the next blocks are drafted ahead."""
-
-    @_builtins.property
     def look_ahead(self) -> Global___LookAhead:
         """What may be drafted ahead of what becomes of this block. Unset: nothing."""
 
@@ -294,12 +289,11 @@ class DraftTaken(_message.Message):
         round: _builtins.int = ...,
         continuation: _block_pb2.Continuation | None = ...,
         used: _builtins.int = ...,
-        limits: Global___DraftLimits | None = ...,
         look_ahead: Global___LookAhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "look_ahead", b"look_ahead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead", "round", b"round", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "look_ahead", b"look_ahead", "round", b"round", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,18 +310,20 @@ class LookAhead(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_BRANCHES_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     ACCEPTANCE_CURVE_FIELD_NUMBER: _builtins.int
     CORRECTION_SHARES_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     max_branches: _builtins.int
     """Outcomes to draft for, at most. 0 drafts nothing ahead; at most 64."""
-    max_tokens: _builtins.int
-    """Candidates of each such block, at most; the other limits are those of the
-    round itself. At most 64.
-    """
     max_bytes: _builtins.int
     """Bytes of `ahead` messages for one round, at most; 0: 1 MiB."""
+    @_builtins.property
+    def limits(self) -> Global___DraftLimits:
+        """When drafting of each such block ends. Other limits than those of the round
+        itself: whoever asks for a block waits for it.
+        """
+
     @_builtins.property
     def acceptance_curve(self) -> Global___AcceptanceCurve:
         """What is expected of a candidate by its entropy: ranks the outcomes. Without
@@ -345,14 +341,14 @@ class LookAhead(_message.Message):
         self,
         *,
         max_branches: _builtins.int = ...,
-        max_tokens: _builtins.int = ...,
+        limits: Global___DraftLimits | None = ...,
         acceptance_curve: Global___AcceptanceCurve | None = ...,
         correction_shares: _abc.Iterable[_builtins.float] | None = ...,
         max_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "correction_shares", b"correction_shares", "max_branches", b"max_branches", "max_bytes", b"max_bytes", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "correction_shares", b"correction_shares", "limits", b"limits", "max_branches", b"max_branches", "max_bytes", b"max_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

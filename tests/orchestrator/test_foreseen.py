@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from orchestrator.answers import MalformedAnswerError, check_ahead
+from orchestrator.answers import MalformedAnswerError, check_ahead, check_branch
 from orchestrator.look_ahead.asking import Asking
 from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.look_ahead.foreseen import Ahead, Base, Foreseen, cut
@@ -41,11 +42,11 @@ def message(*branches: dict[str, Any], round_number: int = 7) -> draft_pb2.Draft
     return draft_pb2.DraftedAhead(round=round_number, branches=branches)
 
 
-def foreseen(**asked: int) -> Foreseen:
+def foreseen(**asked: Any) -> Foreseen:
     """Of round 7, whose block has at most 3 candidates, from position 20 on."""
     found = Foreseen()
-    limits = {"max_branches": 4, "max_tokens": 3, "max_bytes": 1000, **asked}
-    found.begin(Base(7, 20, 3, draft_pb2.LookAhead(**limits)))
+    limits = {"max_branches": 4, "limits": {"max_tokens": 3}, "max_bytes": 1000, **asked}
+    found.begin(Base(7, 20, 3, draft_pb2.LookAhead(**limits), partial(check_branch, OPENING)))
     return found
 
 
@@ -59,17 +60,17 @@ def test_a_block_is_put_together_from_what_came() -> None:
     assert len(ahead.block.entropies) == len(ahead.block.log_probabilities) == 3
     assert found.take((2, 7)) is None and found.take((1, 5)) is None
     assert found.tokens_after(2) == [5, 6] and found.tokens_after(1) == []
-    assert found.pushed.tokens == 4 and found.pushed.broken == 0
+    assert found.pushed.tokens == 4
     assert found.pushed.size == found.size > 0
 
 
-@pytest.mark.parametrize("sent", [0, 2, 3])
+@pytest.mark.parametrize("sent", [0, 2])
 def test_a_block_with_a_hole_is_not_used_nor_mended(sent: int) -> None:
     found = foreseen()
     found.add(message(branch(1, 5, 1), branch(1, 6, 2)))
     found.add(message(branch(1, 5, 2, sent=sent)))
     found.add(message(branch(1, 5, 3, sent=1)))
-    assert found.take((1, 5)) is None and found.pushed.broken == 1
+    assert found.take((1, 5)) is None
     assert found.take((1, 6)) is not None
 
 
@@ -77,7 +78,7 @@ def test_a_block_that_has_ended_does_not_grow() -> None:
     found = foreseen()
     found.add(message(branch(1, 5, 1, stop=END)))
     found.add(message(branch(1, 5, 2, sent=1)))
-    assert found.take((1, 5)) is None and found.pushed.broken == 1
+    assert found.take((1, 5)) is None
 
 
 def test_what_comes_of_an_older_block_is_counted_and_dropped() -> None:
@@ -85,7 +86,7 @@ def test_what_comes_of_an_older_block_is_counted_and_dropped() -> None:
     found.add(message(branch(1, 5, 1), round_number=6))
     assert found.take((1, 5)) is None and found.pushed.stale == 1 and found.size == 0
     found.add(message(branch(1, 5, 1)))
-    found.begin(Base(8, 22, 3, draft_pb2.LookAhead(max_branches=1, max_tokens=1)))
+    found.begin(Base(8, 22, 3, draft_pb2.LookAhead(max_branches=1, limits={"max_tokens": 1})))
     assert found.take((1, 5)) is None
     found.begin(None)
     found.add(message(branch(1, 5, 1)))
@@ -95,11 +96,14 @@ def test_what_comes_of_an_older_block_is_counted_and_dropped() -> None:
 def test_what_may_come_passes() -> None:
     found = foreseen()
     for each in (
-        message(branch(0, 4, 1, 2, 3), branch(3, 4, stop=END)),
+        message(branch(0, 4, 1, 2), branch(3, 4, stop=END)),
         message(branch(0, 4, 1, sent=2)),
         message(branch(2, 99, 77), round_number=3),
     ):
-        check_ahead(OPENING, found, each)
+        check_ahead(found, each)
+        found.add(each)
+    for outcome in found.outcomes:
+        assert found.take(outcome) is not None
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,16 @@ def test_what_may_come_passes() -> None:
         message(),
         message(branch(0, 4, 1), branch(0, 4, 2)),
         message(*(branch(0, token, 1) for token in range(5))),
+    ],
+)
+def test_what_cannot_be_said_ahead_is_refused(said: draft_pb2.DraftedAhead) -> None:
+    with pytest.raises(MalformedAnswerError):
+        check_ahead(foreseen(), said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
         message(branch(0, VOCABULARY, 1)),
         message(branch(0, 4, VOCABULARY)),
         message(branch(4, 4, 1)),
@@ -121,37 +135,39 @@ def test_what_may_come_passes() -> None:
         message({**branch(0, 4, 1), "block": {"position": 21, "token_ids": [1]}}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_said_ahead_is_refused(said: draft_pb2.DraftedAhead) -> None:
+def test_what_cannot_be_a_block_is_refused_once_it_is_wanted(said: draft_pb2.DraftedAhead) -> None:
+    found = foreseen()
+    check_ahead(found, said)
+    found.add(said)
+    (outcome,) = found.outcomes
     with pytest.raises(MalformedAnswerError):
-        check_ahead(OPENING, foreseen(), said)
+        found.take(outcome)
 
 
 def test_more_than_was_allowed_is_refused() -> None:
     found = foreseen(max_branches=2, max_bytes=message(branch(0, 4, 1)).ByteSize() * 2)
     for each in (branch(0, 4, 1), branch(0, 5, 1)):
-        check_ahead(OPENING, found, message(each))
+        check_ahead(found, message(each))
         found.add(message(each))
     with pytest.raises(MalformedAnswerError, match="bytes"):
-        check_ahead(OPENING, found, message(branch(0, 4, 1, sent=1)))
+        check_ahead(found, message(branch(0, 4, 1, sent=1)))
     found = foreseen(max_branches=1)
     found.add(message(branch(0, 4, 1)))
     with pytest.raises(MalformedAnswerError, match="outcomes"):
-        check_ahead(OPENING, found, message(branch(0, 5, 1)))
+        check_ahead(found, message(branch(0, 5, 1)))
 
 
 def test_there_is_an_end_to_what_is_said_of_old_blocks() -> None:
     found, old = foreseen(), message(branch(0, 4, 1), round_number=2)
     with pytest.raises(MalformedAnswerError, match="old rounds"):
         for _ in range(10_000):
-            check_ahead(OPENING, found, old)
+            check_ahead(found, old)
             found.add(old)
 
 
 def ahead(*entropies: float, stop: int = OPEN) -> Ahead:
     size = len(entropies)
-    block = block_pb2.Block(
-        position=5, token_ids=range(size), log_probabilities=[-0.5] * size, entropies=entropies
-    )
+    block = block_pb2.Block(position=5, token_ids=range(size), log_probabilities=[-0.5] * size, entropies=entropies)
     return Ahead(block, stop)  # type: ignore[arg-type]
 
 

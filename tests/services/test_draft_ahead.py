@@ -99,10 +99,10 @@ class Talk:
         self.block = answer.block
         return answer
 
-    async def take(self, kept: int, token: int, used: int, *, limits: dict, **more: Any) -> draft_pb2.Branch:
+    async def take(self, kept: int, token: int, used: int, **more: Any) -> draft_pb2.Branch:
         branch = self.branches[kept, token]
         continuation = self._continue(kept, [token])
-        message = {"round": self.round, "continuation": continuation, "used": used, "limits": limits, **more}
+        message = {"round": self.round, "continuation": continuation, "used": used, **more}
         await self.tell(taken=message)
         self.block = cut(branch.block, used)
         return branch
@@ -157,7 +157,7 @@ async def serving(rows: int = 16, **options: Any) -> AsyncIterator[Service]:
         await drafter.close()
 
 
-AHEAD = {"max_branches": 6, "max_tokens": 4}
+AHEAD = {"max_branches": 6, "limits": {"max_tokens": 4}}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -192,7 +192,7 @@ async def test_blocks_that_come_ahead_are_those_that_would_have_been_asked_for(r
             else:
                 drafted = len(ahead.branches[kept, token].block.token_ids)
                 used = chance.randrange(1, drafted) if what == "cut" and drafted > 1 else drafted
-                branch = await ahead.take(kept, token, used, limits={"max_tokens": 4}, look_ahead=AHEAD)
+                branch = await ahead.take(kept, token, used, look_ahead=AHEAD)
                 same(cut(branch.block, used), (await plain.ask(kept, [token], limits={"max_tokens": used})).block)
         assert len(seen) == 6
         load = await service.stub.GetDraftLoad(draft_pb2.GetDraftLoadRequest())
@@ -206,14 +206,15 @@ async def test_thresholds_end_blocks_ahead_as_they_end_asked_ones() -> None:
     async with serving() as service:
         ahead, plain = await service.open(verification=GREEDY), await service.open(verification=GREEDY)
         limits = {"max_tokens": 4, "max_entropy_before": 1.2}
-        await ahead.ask(0, [], limits=limits, look_ahead=AHEAD)
+        plan = AHEAD | {"limits": limits}
+        await ahead.ask(0, [], limits=limits, look_ahead=plan)
         await plain.ask(0, [], limits=limits)
         stops = set()
         for _ in range(8):
             await ahead.settled(6)
             (kept, token), branch = max(ahead.branches.items(), key=lambda item: len(item[1].block.token_ids))
             used = len(branch.block.token_ids)
-            await ahead.take(kept, token, used, limits=limits, look_ahead=AHEAD)
+            await ahead.take(kept, token, used, look_ahead=plan)
             asked = await plain.ask(kept, [token], limits=limits)
             same(branch.block, asked.block)
             assert branch.stop == asked.stop
@@ -229,7 +230,7 @@ async def test_full_rows_of_a_block_that_was_taken_can_be_asked_for() -> None:
         await plain.ask(0, [], limits={"max_tokens": 3})
         await ahead.settled(6)
         kept, token = sorted(ahead.branches)[0]
-        await ahead.take(kept, token, 3, limits={"max_tokens": 3})
+        await ahead.take(kept, token, 3)
         await plain.ask(kept, [token], limits={"max_tokens": 3})
         found = []
         for talk in (ahead, plain):
@@ -289,7 +290,7 @@ async def refusal(talk: Talk, **kind: Any) -> TandemError:
     ("plan", "field"),
     [
         ({"max_branches": 65}, "max_branches"),
-        ({"max_tokens": 65}, "max_tokens"),
+        ({"limits": {"max_tokens": 65}}, "limits.max_tokens"),
         ({"correction_shares": [0.1] * 17}, "correction_shares"),
         ({"correction_shares": [0.5, -0.1]}, "correction_shares[1]"),
         ({"correction_shares": [0.5, float("nan")]}, "correction_shares[1]"),
@@ -309,13 +310,13 @@ async def test_plans_that_mean_nothing_are_refused_by_field(plan: dict[str, Any]
 async def test_what_comes_ahead_is_bounded_in_branches_tokens_and_bytes() -> None:
     async with serving() as service:
         talk = await service.open(**RULES["ratio"])
-        await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead={"max_branches": 5, "max_tokens": 7})
+        await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead={"max_branches": 5, "limits": {"max_tokens": 7}})
         await talk.settled(5)
         assert len(talk.branches) == 5
         assert {len(branch.block.token_ids) for branch in talk.branches.values()} == {7}
         whole = talk.bytes
         most = whole // 3
-        plan = {"max_branches": 5, "max_tokens": 7, "max_bytes": most}
+        plan = {"max_branches": 5, "limits": {"max_tokens": 7}, "max_bytes": most}
         await talk.ask(0, [1], limits={"max_tokens": 3}, look_ahead=plan)
         while talk.bytes < most // 2:
             await talk.read()
@@ -333,7 +334,7 @@ async def test_a_stream_that_ends_in_the_middle_leaves_nothing(how: str) -> None
     async with serving(context=4096) as service:
         for branches in (1, 6, 40):
             talk = await service.open(verification=GREEDY)
-            plan = {"max_branches": branches, "max_tokens": 64}
+            plan = {"max_branches": branches, "limits": {"max_tokens": 64}}
             await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead=plan)
             while not talk.branches:
                 await talk.read()

@@ -203,13 +203,9 @@ class _Stream:
         spec: SequenceSpec,
     ) -> None:
         asked, foresight = message.look_ahead, self._foresight
-        limits = draft_pb2.DraftLimits()
-        limits.CopyFrom(message.limits)
-        limits.max_tokens = asked.max_tokens
         outcomes = foresight.foresees(tokens, candidates)[: asked.max_branches]
-        made = await asyncio.gather(
-            *(self._branch(spec, [*tokens, *candidates[:kept], t], message.round + 1, limits) for kept, t in outcomes)
-        )
+        texts = [[*tokens, *candidates[:kept], t] for kept, t in outcomes]
+        made = await asyncio.gather(*(self._branch(spec, text, message.round + 1, asked.limits) for text in texts))
         self._branches = {outcome: block.token_ids for outcome, block in zip(outcomes, made, strict=True)}
         said = self._messages(message.round, len(tokens), outcomes, made)
         if foresight.sends == "late":
