@@ -9,9 +9,11 @@ from tandem.wire import row_message
 
 # Of one round, where nobody has said how many.
 _MOST_BYTES = 1 << 20
-# What a message has besides its branches, and a branch's place in it.
+# What a message has besides its branches, a branch's place in it, and a token at most: how much is sent must not tell
+# what was drawn, or blocks under RATIO and BLOCK would end by it.
 _MESSAGE_BYTES = 32
 _PLACE_BYTES = 6
+_TOKEN_BYTES = 5
 
 
 class Pushing:
@@ -69,10 +71,13 @@ class Pushing:
             return True
         stop = stop or draft_pb2.DRAFT_STOP_UNSPECIFIED
         block = block_message(branch.position + 1 + sent, candidates(drawn, stop))
+        tokens = list(block.token_ids)
+        del block.token_ids[:]
         part = draft_pb2.Branch(kept=branch.kept, token_id=branch.token_id, sent=sent, block=block, stop=stop)
-        size = part.ByteSize() + _PLACE_BYTES
+        size = part.ByteSize() + _PLACE_BYTES + _TOKEN_BYTES * (1 + len(tokens))
         if size + _MESSAGE_BYTES > self._left:
             return False
+        part.block.token_ids.extend(tokens)
         self._left -= size
         message.branches.append(part)
         branch.sent = sent + len(drawn)

@@ -137,7 +137,7 @@ class DraftStream:
                 raise TandemError.invalid_field(
                     "rows.indices", f"{index} is not below the block's {len(progress.candidates)} candidates"
                 )
-        rows = self._sequence.full_rows(message.indices)
+        rows = await self._sequence.full_rows(message.indices)
 
         def drafted() -> draft_pb2.DraftedRows:
             messages = [full_row_message(index, row) for index, row in zip(message.indices, rows, strict=True)]

@@ -128,7 +128,7 @@ class DraftSequence(Protocol):
         committed before it, with `token` at the end."""
         ...
 
-    def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
+    async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         """log q [V] of candidates of the last block. Raises TandemError UNEXPECTED_MESSAGE where none was kept."""
         ...
 

@@ -29,7 +29,7 @@ class Draw:
 
     attempt: of draws under RATIO and BLOCK. max_entries, mass: see `SequenceSpec`. forbids: whether the sequence's
     sampling may give tokens probability 0; only costs time where it need not be. foresees: whether `Drawn.best` is
-    wanted.
+    wanted. keeps_row: whether `Drawn.full_row` may be.
     """
 
     verification: sampling_pb2.VerificationRule.ValueType
@@ -40,6 +40,7 @@ class Draw:
     mass: float
     forbids: bool = True
     foresees: bool = False
+    keeps_row: bool = True
 
     @property
     def is_sampled(self) -> bool:
@@ -137,16 +138,18 @@ def _read(draws: Sequence[Draw], log_q: Tensor, columns: Mapping[str, Tensor]) -
     """What was drawn, from the host's columns."""
     sent: Sequence[CompressedRow | None] = rows_from(columns) if draws[0].max_entries else [None] * len(draws)
     # Distributions without a tail leave nothing to ask for. A view would keep the rows of the whole step.
-    keeps = draws[0].max_entries and not draws[0].is_sampled
+    keeps = bool(draws[0].max_entries) and not draws[0].is_sampled
     numbers = (columns[name].tolist() for name in ("broken", "token", "log_probability", "entropy"))
     best = columns["best"].long().tolist() if draws[0].foresees else [()] * len(draws)
     found: list[Drawn | NotFiniteError] = []
-    read = zip(sent, log_q, best, zip(*numbers, strict=True), strict=True)
-    for row, full, others, (broken, token, log_probability, h) in read:
+    read = zip(draws, sent, log_q, best, zip(*numbers, strict=True), strict=True)
+    for draw, row, full, others, (broken, token, log_probability, h) in read:
         if broken:
             found.append(NotFiniteError("logits are not finite, or the sampling parameters leave no token"))
         else:
-            kept = None if not keeps else full.clone() if len(draws) > 1 else full
+            kept = None
+            if keeps and draw.keeps_row:
+                kept = full.clone() if len(draws) > 1 else full
             likeliest = tuple(token for token in others if token >= 0)
             found.append(Drawn(int(token), log_probability, h, row, kept, likeliest))
     return found

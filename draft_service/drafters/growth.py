@@ -41,10 +41,17 @@ class Growth:
     """
 
     def __init__(
-        self, voice: Voice, start: int, attempt: int, limits: draft_pb2.DraftLimits, *, foresees: bool
+        self,
+        voice: Voice,
+        start: int,
+        attempt: int,
+        limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool,
+        is_asked: bool = True,
     ) -> None:
         """start: absolute position of the first candidate. attempt: of draws under RATIO and BLOCK. foresees: whether
-        the likeliest others are wanted too."""
+        the likeliest others are wanted too. is_asked: whether somebody waits for it, and may want its full rows."""
         self.voice = voice
         self.start = start
         self.attempt = attempt
@@ -54,6 +61,7 @@ class Growth:
         self._limiter = Limiter(limits)
         self._most = limits.max_tokens
         self._foresees = foresees
+        self._is_asked = is_asked
 
     @property
     def all_drawn(self) -> list[Drawn]:
@@ -72,6 +80,7 @@ class Growth:
             spec.mass,
             self.voice.chain.forbids,
             self._foresees,
+            self._is_asked,
         )
 
     def take(self, drawn: Drawn) -> int | None:

@@ -213,7 +213,7 @@ class LookAhead:
         base = main.base
         voice = Voice(self._voice.spec, self._voice.chain, base.history, self._voice.context_length)
         limits = draft_pb2.DraftLimits(max_tokens=1)
-        return voice, Growth(voice, base.end, base.round + 1, limits, foresees=True).wanted()
+        return voice, Growth(voice, base.end, base.round + 1, limits, foresees=True, is_asked=False).wanted()
 
     def guessed(self, main: Branch, drawn: Drawn) -> None:
         """The distribution behind the block is known: `main` goes on with the best token, others branch off."""
@@ -254,7 +254,7 @@ class LookAhead:
         if parent.closed:
             return
         voice = voice.after(base.history, position - base.prompt_length, token)
-        growth = Growth(voice, position + 1, base.round + 1, base.plan.limits, foresees=True)
+        growth = Growth(voice, position + 1, base.round + 1, base.plan.limits, foresees=True, is_asked=False)
         growth.take_all(known)
         text = [token, *(each.token_id for each in growth.drawn)]
         cached = position

@@ -12,6 +12,7 @@ from draft_service.drafters.drawing import Drawn, is_sampled
 from draft_service.drafters.growth import Growth, Voice, candidates, draw_next
 from draft_service.drafters.look_ahead import Base, Branch, LookAhead
 from draft_service.drafters.outcomes import Ranking, likeliest
+from draft_service.drafters.rows import RowsAgain
 from tandem.inference import runner
 from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver
@@ -70,7 +71,8 @@ class ModelSequence:
         self._ahead = LookAhead(engine, sequence, self._voice, ranking, counts or Counts())
         self._drawn: Sequence[Drawn] = ()  # the last block
         self._base: Base | None = None
-        self._rows: list[Tensor] = []
+        self._before: Sequence[int] = ()  # all before it
+        self._rows: list[Tensor | None] = []  # of its candidates
         self._prefill = asyncio.ensure_future(self._process_prompt())
 
     async def _process_prompt(self) -> None:
@@ -89,7 +91,7 @@ class ModelSequence:
         foresees: bool = False,
     ) -> Candidates:
         await self._prefill
-        self._rows, self._drawn, self._base = [], (), None
+        self._rows, self._drawn, self._base, self._before = [], (), None, tokens
         if len(tokens) >= self._context_length:
             self._engine.call(self._ahead.stop)
             return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
@@ -146,7 +148,7 @@ class ModelSequence:
         if branch is None:
             raise ValueError("no such block was sent")
         self._drawn = branch.drawn[:used]
-        self._rows = [each.full_row for each in self._drawn if each.full_row is not None]
+        self._rows, self._before = [each.full_row for each in self._drawn], tokens
         start = self._spec.prompt_length
         self._history.become(tokens[start:], position - start)
         self._history.extend(each.token_id for each in self._drawn)
@@ -158,10 +160,22 @@ class ModelSequence:
         branch = self._ahead.branches.get((position, token))
         return None if branch is None or branch.base is not self._base or branch.sent is None else branch
 
-    def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
-        if not self._rows:
+    async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
+        if not self._spec.max_entries or is_sampled(self._spec.verification):
             raise no_rows()
-        return [self._rows[index] for index in indices]
+        rows = [self._rows[index] for index in indices]
+        if any(row is None for row in rows):
+            self._rows = await self._rows_again()
+            rows = [self._rows[index] for index in indices]
+        return [row for row in rows if row is not None]
+
+    async def _rows_again(self) -> list[Tensor | None]:
+        before = len(self._before) - self._spec.prompt_length
+        history = self._history.fork(before) if self._chain.reads_text else self._history
+        candidates = [each.token_id for each in self._drawn]
+        work = RowsAgain(self._sequence, self._before, candidates, self._chain, history)
+        await self._engine.run(work)
+        return list(work.found)
 
     async def close(self) -> None:
         self._prefill.cancel()
@@ -223,7 +237,7 @@ class _Drafting:
             missing = self._tokens[self.sequence.length :]
             return (missing[:-1], 0) if len(missing) > 1 else None
         self.growth.take_all(ready)
-        self._owner._rows += [each.full_row for each in self.growth.drawn if each.full_row is not None]
+        self._owner._rows += [each.full_row for each in self.growth.drawn]
         self._owner._ahead.counts.taken += len(self.growth.drawn)
         if self.growth.stop is not None:
             self._owner._ahead.surplus = ready[len(self.growth.drawn) :]
@@ -262,7 +276,7 @@ class _Drafting:
         token = self.growth.take(drawn)
         if self.growth.refused is drawn:
             self._owner._ahead.surplus = [drawn]
-        elif drawn.full_row is not None:
+        else:
             self._owner._rows.append(drawn.full_row)
         if token is not None:
             self._feed = [token]

@@ -132,7 +132,7 @@ class PromptLookupSequence:
     def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
         raise ValueError("no such block was sent")
 
-    def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
+    async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         raise no_rows()
 
     async def close(self) -> None:

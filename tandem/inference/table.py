@@ -66,11 +66,15 @@ class BlockTable:
 
         Raises ValueError where the pool has fewer than `needed(count)` blocks; nothing has changed then.
         """
+        index, inside = divmod(self.length, BLOCK_SIZE)
+        if count and inside and inside + count <= BLOCK_SIZE and not self._pool.is_shared(self.blocks[index]):
+            self._pool.forget(self.blocks[index])  # most of the time there is room
+            del self._keys[index:]
+            return
         if not self._pool.can_allocate(self.needed(count)):
             raise ValueError(f"{count} entries need {self.needed(count)} blocks, {self._pool.available} are available")
         if not count:
             return
-        index, inside = divmod(self.length, BLOCK_SIZE)
         if self.must_copy:
             shared = self.blocks[index]
             [own] = self._pool.allocate(1, after=self.blocks[index - 1] if index else None)

@@ -11,9 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 
 from draft_service.drafters.model import ModelDrafter
 from draft_service.server import DraftServicer
+from tandem.distributions import full_row_from_bytes
 from tandem.inference.engine import Engine, EngineLimits
 from tandem.rpc.channels import connect
 from tandem.rpc.errors import TandemError
@@ -222,22 +224,31 @@ async def test_thresholds_end_blocks_ahead_as_they_end_asked_ones() -> None:
         assert draft_pb2.DRAFT_STOP_ENTROPY_BEFORE in stops or len(stops) == 1
 
 
-async def test_full_rows_of_a_block_that_was_taken_can_be_asked_for() -> None:
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+async def test_full_rows_of_a_block_that_was_taken_can_be_asked_for(penalty: float) -> None:
     form = {"verification": GREEDY, "format": {"max_entries": 6, "mass": 0.9}}
+    form["sampling"] = {"repetition_penalty": penalty}
     async with serving() as service:
         ahead, plain = await service.open(**form), await service.open(**form)
         await ahead.ask(0, [], limits={"max_tokens": 3}, look_ahead=AHEAD)
         await plain.ask(0, [], limits={"max_tokens": 3})
         await ahead.settled(6)
         kept, token = sorted(ahead.branches)[0]
-        await ahead.take(kept, token, 3)
+        await ahead.take(kept, token, 3, look_ahead=AHEAD)
         await plain.ask(kept, [token], limits={"max_tokens": 3})
-        found = []
-        for talk in (ahead, plain):
-            await talk.tell(rows={"round": talk.round, "indices": [0, 2]})
-            found.append(await talk.answer("rows"))
-        assert [row.index for row in found[0].rows] == [row.index for row in found[1].rows] == [0, 2]
-        assert len(found[0].rows[1].log_probabilities) == 128
+        for indices in ([0, 2], [1]):
+            found = []
+            for talk in (ahead, plain):
+                await talk.tell(rows={"round": talk.round, "indices": indices})
+                found.append((await talk.answer("rows")).rows)
+            assert [row.index for row in found[0]] == [row.index for row in found[1]] == indices
+            for mine, its in zip(*found, strict=True):
+                mine, its = (full_row_from_bytes(row.log_probabilities, 64) for row in (mine, its))
+                assert torch.allclose(mine, its, atol=0.01)
+        # And the blocks that follow are drafted from the same cache.
+        await ahead.settled(6)
+        (kept, token), branch = sorted(ahead.branches.items())[0]
+        same(cut(branch.block, 3), (await plain.ask(kept, [token], limits={"max_tokens": 3})).block)
 
 
 async def test_a_block_that_nobody_sent_cannot_be_taken() -> None:
