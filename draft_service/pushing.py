@@ -74,6 +74,8 @@ class Pushing:
         tokens = list(block.token_ids)
         del block.token_ids[:]
         part = draft_pb2.Branch(kept=branch.kept, token_id=branch.token_id, sent=sent, block=block, stop=stop)
+        if stop == draft_pb2.DRAFT_STOP_ENTROPY_BEFORE and branch.refused is not None:
+            part.refused_entropy = branch.refused.entropy
         size = part.ByteSize() + _PLACE_BYTES + _TOKEN_BYTES * (1 + len(tokens))
         if size + _MESSAGE_BYTES > self._left:
             return False

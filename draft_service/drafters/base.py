@@ -76,6 +76,11 @@ class Ahead(Protocol):
     @property
     def drawn(self) -> Sequence[Drawn]: ...
 
+    @property
+    def refused(self) -> Drawn | None:
+        """What was drawn for the place before which a limit ended it."""
+        ...
+
 
 class DraftSequence(Protocol):
     """One open sequence of a drafter."""

@@ -77,6 +77,10 @@ class Branch:
         return self.growth.drawn if self.growth is not None else ()
 
     @property
+    def refused(self) -> Drawn | None:
+        return self.growth.refused if self.growth is not None else None
+
+    @property
     def stop(self) -> draft_pb2.DraftStop.ValueType | None:
         return self.growth.stop if self.growth is not None else None
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.answers.draft import check_block
-from orchestrator.answers.numbers import MalformedAnswerError, check_tokens, vocabulary_of
+from orchestrator.answers.numbers import (
+    ROUNDING,
+    MalformedAnswerError,
+    check_tokens,
+    most_entropy,
+    vocabulary_of,
+    within,
+)
 from orchestrator.look_ahead.foreseen import Base, Foreseen
 from tandem.v1 import draft_pb2
 
@@ -36,7 +43,8 @@ def check_ahead(foreseen: Foreseen, message: draft_pb2.DraftedAhead) -> None:
 
 def check_branch(opening: draft_pb2.DraftOpen, base: Base, branch: draft_pb2.Branch) -> None:
     """opening: of the stream. Raises MalformedAnswerError."""
-    check_tokens((branch.token_id,), vocabulary_of(opening.handshake.expected.vocabulary_size))
+    vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
+    check_tokens((branch.token_id,), vocabulary)
     count = len(branch.block.token_ids)
     if branch.kept > base.most_kept:
         raise MalformedAnswerError(f"it keeps {branch.kept} candidates where {base.most_kept} were asked for")
@@ -46,4 +54,6 @@ def check_branch(opening: draft_pb2.DraftOpen, base: Base, branch: draft_pb2.Bra
         raise MalformedAnswerError(f"a block ahead has {branch.sent + count} candidates")
     if not count and branch.stop == draft_pb2.DRAFT_STOP_UNSPECIFIED:
         raise MalformedAnswerError("a block ahead has not grown")
+    if not within([branch.refused_entropy], -ROUNDING, most_entropy(vocabulary)):
+        raise MalformedAnswerError("an entropy is not one")
     check_block(opening, branch.block)

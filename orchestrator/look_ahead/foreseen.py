@@ -36,10 +36,12 @@ class Base:
 
 @dataclass(slots=True)
 class Ahead:
-    """A block for one outcome. stop: which limit ended it; UNSPECIFIED while it may grow."""
+    """A block for one outcome. stop: which limit ended it; UNSPECIFIED while it may grow. refused_entropy: in nats, of
+    the place before which a limit ended it."""
 
     block: block_pb2.Block
     stop: draft_pb2.DraftStop.ValueType = draft_pb2.DRAFT_STOP_UNSPECIFIED
+    refused_entropy: float | None = None
 
 
 @dataclass(slots=True)
@@ -123,6 +125,8 @@ def _grow(ahead: Ahead, more: draft_pb2.Branch) -> bool:
     for column in ("token_ids", "log_probabilities", "entropies", "distributions"):
         getattr(block, column).extend(getattr(more.block, column))
     ahead.stop = more.stop
+    if more.HasField("refused_entropy"):
+        ahead.refused_entropy = more.refused_entropy
     return True
 
 
@@ -150,7 +154,8 @@ def cut(ahead: Ahead, limits: draft_pb2.DraftLimits) -> Cut:
             return Cut(_first(block, index + 1), True, True, stop)
     if limits.max_tokens < len(block.token_ids):
         return Cut(_first(block, limits.max_tokens), True, True, draft_pb2.DRAFT_STOP_MAX_TOKENS)
-    is_whole = len(block.token_ids) == limits.max_tokens or ahead.stop in _FINAL
+    is_refused = ahead.refused_entropy is not None and limiter.refuses(ahead.refused_entropy)
+    is_whole = len(block.token_ids) == limits.max_tokens or ahead.stop in _FINAL or is_refused
     return Cut(block, is_whole, is_whole or ahead.stop not in _OPEN, ahead.stop)
 
 

@@ -658,6 +658,7 @@ class Branch(_message.Message):
     SENT_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    REFUSED_ENTROPY_FIELD_NUMBER: _builtins.int
     kept: _builtins.int
     """The outcome: candidates that are kept."""
     token_id: _builtins.int
@@ -666,6 +667,10 @@ class Branch(_message.Message):
     """Candidates of this branch that were sent before."""
     stop: Global___DraftStop.ValueType
     """Which limit ended it; UNSPECIFIED while it is not ended."""
+    refused_entropy: _builtins.float
+    """Where that is ENTROPY_BEFORE: the entropy, in nats, of the distribution that no
+    candidate was taken from. It tells whether later limits end the block there, too.
+    """
     @_builtins.property
     def block(self) -> _block_pb2.Block:
         """Those that follow them. The first one's position is the outcome token's plus 1
@@ -680,12 +685,15 @@ class Branch(_message.Message):
         sent: _builtins.int = ...,
         block: _block_pb2.Block | None = ...,
         stop: Global___DraftStop.ValueType = ...,
+        refused_entropy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_refused_entropy", b"_refused_entropy", "block", b"block", "refused_entropy", b"refused_entropy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "kept", b"kept", "sent", b"sent", "stop", b"stop", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_refused_entropy", b"_refused_entropy", "block", b"block", "kept", b"kept", "refused_entropy", b"refused_entropy", "sent", b"sent", "stop", b"stop", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__refused_entropy: _TypeAlias = _typing.Literal["refused_entropy"]  # noqa: Y015
+    _WhichOneofArgType__refused_entropy: _TypeAlias = _typing.Literal["_refused_entropy", b"_refused_entropy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refused_entropy) -> _WhichOneofReturnType__refused_entropy | None: ...
 
 Global___Branch: _TypeAlias = Branch  # noqa: Y015
 

@@ -13,10 +13,11 @@ from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.look_ahead.foreseen import Ahead, Base, Foreseen, cut
 from tandem.v1 import block_pb2, draft_pb2
 
-END, MOST, AFTER, OPEN = (
+END, MOST, AFTER, BEFORE, OPEN = (
     draft_pb2.DRAFT_STOP_END_TOKEN,
     draft_pb2.DRAFT_STOP_MAX_TOKENS,
     draft_pb2.DRAFT_STOP_ENTROPY_AFTER,
+    draft_pb2.DRAFT_STOP_ENTROPY_BEFORE,
     draft_pb2.DRAFT_STOP_UNSPECIFIED,
 )
 VOCABULARY = 10
@@ -55,7 +56,7 @@ def test_a_block_is_put_together_from_what_came() -> None:
     found.add(message(branch(2, 5, 1), branch(0, 4)))
     found.add(message(branch(2, 5, 2, 3, sent=1, stop=MOST), branch(2, 6, 8)))
     ahead = found.take((2, 5))
-    assert ahead is not None and ahead.stop == MOST
+    assert ahead is not None and ahead.stop == MOST and ahead.refused_entropy is None
     assert ahead.block.position == 23 and list(ahead.block.token_ids) == [1, 2, 3]
     assert len(ahead.block.entropies) == len(ahead.block.log_probabilities) == 3
     assert found.take((2, 7)) is None and found.take((1, 5)) is None
@@ -132,6 +133,7 @@ def test_what_cannot_be_said_ahead_is_refused(said: draft_pb2.DraftedAhead) -> N
         message(branch(0, 4)),
         message(branch(0, 4, 1, entropy=float("nan"))),
         message(branch(0, 4, 1, entropy=-1.0)),
+        message({**branch(0, 4, 1), "refused_entropy": float("nan")}),
         message({**branch(0, 4, 1), "block": {"position": 21, "token_ids": [1]}}),
     ],
 )  # fmt: skip
@@ -165,10 +167,10 @@ def test_there_is_an_end_to_what_is_said_of_old_blocks() -> None:
             found.add(old)
 
 
-def ahead(*entropies: float, stop: int = OPEN) -> Ahead:
+def ahead(*entropies: float, stop: int = OPEN, refused: float | None = None) -> Ahead:
     size = len(entropies)
     block = block_pb2.Block(position=5, token_ids=range(size), log_probabilities=[-0.5] * size, entropies=entropies)
-    return Ahead(block, stop)  # type: ignore[arg-type]
+    return Ahead(block, stop, refused)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +191,10 @@ def ahead(*entropies: float, stop: int = OPEN) -> Ahead:
         (ahead(1, 1, 1), {"max_tokens": 3, "min_joint_probability": 0.5}, 2, True, True),
         (ahead(1, 1, 1), {"max_tokens": 3, "min_probability": 0.7}, 1, True, True),
         (ahead(), {"max_tokens": 3}, 0, False, False),
+        # Ended before a candidate, as it would be by now, or not.
+        (ahead(1, stop=BEFORE, refused=2), {"max_tokens": 3, "max_entropy_before": 1.9}, 1, True, True),
+        (ahead(1, stop=BEFORE, refused=2), {"max_tokens": 3, "max_entropy_before": 2.1}, 1, False, True),
+        (ahead(1, stop=BEFORE), {"max_tokens": 3, "max_entropy_before": 1.9}, 1, False, True),
     ],
 )  # fmt: skip
 def test_a_block_is_cut_by_the_limits_of_its_round(

@@ -3,20 +3,17 @@ it came."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tandem.policies import STOP_RULES
-from tandem.sampling import SamplingParams
 from tandem.v1 import completion_pb2
 from tests.services.test_draft_returns import Reader, is_alone, is_drafted
-from tests.services.test_lossless import CRITICAL, _pair_law
 from tests.support.fleet import Fleet, fleet, until_idle
 from tests.support.foreseeing import Foresees, Foresight, every, foreseeing, known, wrong
+from tests.support.pair_law import check_pair_law
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
 from tests.support.trio import Trio, policy, trio
@@ -167,42 +164,14 @@ async def test_a_seed_has_the_same_text_with_and_without_look_ahead(accept: str)
         ("fixed", "ratio", every(4)),
         # Which outcomes are there depends on the token that comes true.
         ("adaedl", "block", every(4, lambda token: token % 2 == 0)),
-        ("fixed", "ratio", every(4, lambda token: False)),
     ],
 )
 async def test_lossless_in_distribution_with_look_ahead(stop: str, accept: str, foresees: Foresees) -> None:
     """As `test_lossless_in_distribution_over_grpc`, with blocks of one: where the pair's first token corrects a
     candidate and was foreseen, its second one was drafted ahead. Half as many samples, at the same error rate."""
-    prompt = [1, 2, 3, 1]
-    sampling = {"temperature": 1.0}
-    joint = _pair_law(11, prompt, SamplingParams(**sampling))
-    counts: Counter[tuple[int, int]] = Counter()
-    found_ahead = 0
-    foresight = Foresight(foresees)
-    target, draft = tiny_llama(11, vocabulary=4), tiny_llama(11, vocabulary=4, noise=0.4)
     rules = policy(stop, accept, max_tokens=1)
-    async with trio(target, draft, byte_tokenizer(4), **foreseeing(foresight)) as services:
-
-        async def sample(seeds: range) -> None:
-            nonlocal found_ahead
-            for seed in seeds:
-                answer = await services.complete(
-                    prompt, policy=rules, max_tokens=5, sampling={**sampling, "seed": seed}
-                )
-                counts[answer.token_ids[1], answer.token_ids[2]] += 1
-                found_ahead += hits(answer.finish.speculation.look_ahead)
-
-        share = SAMPLES // 8
-        await asyncio.gather(*(sample(range(i * share, (i + 1) * share)) for i in range(8)))
-    expected = joint * SAMPLES
-    statistic = sum(
-        (counts[pair] - float(expected[pair])) ** 2 / float(expected[pair])
-        for pair in itertools.product(range(4), repeat=2)
-        if expected[pair] > 0
-    )
-    assert all(expected[pair] > 0 for pair in counts)
-    assert statistic < CRITICAL
-    assert found_ahead > SAMPLES / 4 if foresees([], []) else found_ahead == 0
+    reports = await check_pair_law(rules, samples=SAMPLES, max_tokens=5, **foreseeing(Foresight(foresees)))
+    assert sum(hits(report.look_ahead) for report in reports) > SAMPLES / 4
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections import Counter
 
 import pytest
 import torch
@@ -13,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draft_service.drafters.prompt_lookup import PromptLookupDrafter
-from tandem.inference.runner import Block, ModelRunner
 from tandem.policies import STOP_RULES
-from tandem.sampling import History, SamplingChain, SamplingParams
+from tests.support.pair_law import check_pair_law
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
 from tests.support.trio import OFF, Trio, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
+SAMPLES = 2_000
 
 
 @settings(max_examples=12, deadline=None)
@@ -127,31 +126,6 @@ async def test_a_seed_gives_the_same_text_alone_and_beside_other_requests() -> N
         assert len({tuple(text) for text in alone}) > 6
 
 
-SAMPLES = 2_000
-# Chi-square over the 16 pairs with 15 degrees of freedom: P(X > 60.5) = 2e-7 or less for each of the tests below.
-CRITICAL = 60.5
-
-
-def _pair_law(seed: int, prompt: list[int], params: SamplingParams) -> torch.Tensor:
-    """Exact joint law [V, V] of the second and third generated token, the first summed over.
-
-    The second is the first candidate of the first block; the third is its second candidate, its bonus or follows a
-    correction: the pair lies across all borders that a round has.
-    """
-    runner = ModelRunner(tiny_llama(seed, vocabulary=4))
-    chain = SamplingChain(params, 4)
-
-    def law(tokens: list[int]) -> torch.Tensor:
-        logits = runner.forward([Block(runner.open(), tokens, 1)])[0]
-        return chain.log_probs(logits, History(tokens))[0].double().exp()
-
-    joint = torch.zeros(4, 4, dtype=torch.float64)
-    for first, second in itertools.product(range(4), repeat=2):
-        reached = law(prompt)[first] * law([*prompt, first])[second]
-        joint[second] += reached * law([*prompt, first, second])
-    return joint
-
-
 @pytest.mark.parametrize(
     ("stop", "accept", "sampling"),
     [
@@ -162,33 +136,8 @@ def _pair_law(seed: int, prompt: list[int], params: SamplingParams) -> torch.Ten
     ],
 )
 async def test_lossless_in_distribution_over_grpc(stop: str, accept: str, sampling: dict[str, float]) -> None:
-    prompt = [1, 2, 3, 1]
-    joint = _pair_law(11, prompt, SamplingParams(**sampling))
-    counts: Counter[tuple[int, int]] = Counter()
-    drafted = 0
-    target, draft = tiny_llama(11, vocabulary=4), tiny_llama(11, vocabulary=4, noise=0.4)
-    async with trio(target, draft, byte_tokenizer(4)) as services:
-
-        async def sample(seeds: range) -> None:
-            nonlocal drafted
-            for seed in seeds:
-                answer = await services.complete(
-                    prompt, policy=policy(stop, accept), max_tokens=4, sampling={**sampling, "seed": seed}
-                )
-                counts[answer.token_ids[1], answer.token_ids[2]] += 1
-                drafted += answer.finish.speculation.drafted_tokens
-
-        share = SAMPLES // 8
-        await asyncio.gather(*(sample(range(i * share, (i + 1) * share)) for i in range(8)))
-    assert drafted >= SAMPLES
-    expected = joint * SAMPLES
-    statistic = sum(
-        (counts[pair] - float(expected[pair])) ** 2 / float(expected[pair])
-        for pair in itertools.product(range(4), repeat=2)
-        if expected[pair] > 0
-    )
-    assert all(expected[pair] > 0 for pair in counts)
-    assert statistic < CRITICAL
+    reports = await check_pair_law(policy(stop, accept), samples=SAMPLES, sampling=sampling)
+    assert sum(report.drafted_tokens for report in reports) >= SAMPLES
 
 
 async def test_off_does_not_need_a_draft() -> None:
