@@ -384,7 +384,7 @@ async def test_what_was_drafted_ahead_is_counted_as_taken_once_it_is_part_of_a_b
         assert await taken() == 2
         await talk.settled(6)
         kept, (token,) = outcome(talk)
-        await talk.take(kept, token, 3, limits={"max_tokens": 4}, look_ahead=AHEAD)
+        await talk.take(kept, token, 3, look_ahead=AHEAD)
         await talk.settled(6)  # the service has heard of it
         assert await taken() == 5
         foreseen = {token for _, token in talk.branches}
