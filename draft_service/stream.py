@@ -10,7 +10,8 @@ from draft_service.pushing import Pushing, drafted_block
 from tandem.block_limits import check_limits, check_look_ahead
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
-from tandem.telemetry.sessions import Session, end_block
+from tandem.telemetry.sessions import Session, end_ahead, end_block
+from tandem.telemetry.tracing import NO_SPAN
 from tandem.v1 import draft_pb2
 from tandem.wire import full_row_message
 
@@ -27,6 +28,7 @@ class DraftStream:
         self._on_stale = on_stale
         self._loop = asyncio.get_running_loop()
         self._pushing = Pushing(sequence)
+        self._ahead = NO_SPAN  # of what is drafted ahead of the last block
         self._news = asyncio.Event()  # there may be something to write
         self._answer: draft_pb2.DraftResponse | None = None
         self._answered = asyncio.Event()
@@ -51,6 +53,7 @@ class DraftStream:
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
+            self._settle()
 
     async def _answer_all(self, requests: AsyncIterator[draft_pb2.DraftRequest]) -> None:
         async for request in requests:
@@ -79,10 +82,10 @@ class DraftStream:
             return None
         check_limits(message.limits, path="round.limits")
         check_look_ahead(message.look_ahead, path="round.look_ahead")
+        self._settle()
         span = self._session.block()
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
         foresees = message.look_ahead.max_branches > 0
-        self._pushing.end()
         block = await self._sequence.draft(progress.tokens, cached, message.round, message.limits, foresees=foresees)
         progress.candidates = block.token_ids
         end_block(span, message.round, len(block.token_ids), block.timing)
@@ -105,15 +108,24 @@ class DraftStream:
             )
         if message.used > sent:
             raise TandemError.invalid_field("taken.used", f"is {message.used}, but {sent} candidates were sent")
+        self._settle(taken=True)
         progress.advance(message.round, message.continuation, path="taken.continuation")
-        self._pushing.end()
         progress.candidates = self._sequence.take(position, follows[0], message.used, progress.tokens)
         self._look_ahead(message.look_ahead)
 
     def _look_ahead(self, plan: draft_pb2.LookAhead) -> None:
         """A reader that has not even taken in what came before the last block is not sent more."""
         if plan.max_branches and self._pushing.begin(self._progress.round, self._progress.position, plan):
+            self._ahead = self._session.ahead()
             self._sequence.look_ahead(self._progress.tokens, self._progress.round, plan, self._grown)
+
+    def _settle(self, *, taken: bool = False) -> None:
+        """What became of the last block is known, or nobody will know it. To be called while that is the last one."""
+        self._pushing.end()
+        span, self._ahead = self._ahead, NO_SPAN
+        if span.is_recorded:
+            branches = [len(branch.drawn) for branch in self._sequence.ahead()]
+            end_ahead(span, self._progress.round, branches, taken=taken)
 
     def _grown(self) -> None:
         """On any thread."""

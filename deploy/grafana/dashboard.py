@@ -14,11 +14,11 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from deploy.grafana.panels import SOURCE
-from deploy.grafana.rows import acceptance, answer, callers, engines, rounds, services
+from deploy.grafana.rows import acceptance, answer, callers, engines, look_ahead, rounds, services
 
 PATH = Path(__file__).parent / "dashboards" / "tandem.json"
 
-_ROWS = (answer, rounds, acceptance, callers, engines, services)
+_ROWS = (answer, rounds, look_ahead, acceptance, callers, engines, services)
 
 
 def build() -> str:

@@ -142,7 +142,8 @@ class DraftSequence(Protocol):
 
 @dataclass(slots=True)
 class Counts:
-    """Candidates since the start. drawn: before they were asked for; taken: of those, part of blocks since."""
+    """Candidates since the start. drawn: before they were asked for. taken: of those, part of a block since: of one
+    that was taken, or of one that was asked for and begins with them."""
 
     drawn: int = 0
     taken: int = 0

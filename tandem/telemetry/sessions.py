@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -11,7 +12,7 @@ import grpc
 
 from tandem.rpc.errors import TandemError
 from tandem.telemetry.context import bind_request, request_id
-from tandem.telemetry.spans import SpanName
+from tandem.telemetry.spans import DRAFT_AHEAD, SpanName
 from tandem.telemetry.tracing import Span
 from tandem.telemetry.upstream import reason_of
 
@@ -58,6 +59,10 @@ class Session:
         """Begins a block; to be ended by `end_block`."""
         self._blocks += 1
         return self._span.child(self._block)
+
+    def ahead(self) -> Span:
+        """Begins what is drafted before it is asked for; to be ended by `end_ahead`."""
+        return self._span.child(DRAFT_AHEAD)
 
     def generation(self, round_number: int) -> Generation:
         """Around tokens that are made alone; one block."""
@@ -118,3 +123,10 @@ def end_block(span: Span, round_number: int, block_tokens: int, timing: Timing) 
         queue_seconds=timing.queue_microseconds / 1e6,
         compute_seconds=timing.compute_microseconds / 1e6,
     )
+
+
+def end_ahead(span: Span, round_number: int, branches: Sequence[int], *, taken: bool) -> None:
+    """What became of a block is known. round_number: of that block. branches: candidates of each, that were drafted.
+    taken: whether one of these is the next block."""
+    if branches:  # a span that has nothing to tell of is never ended, and so never seen
+        span.end(round=round_number, branches=len(branches), ahead_tokens=sum(branches), taken=taken)

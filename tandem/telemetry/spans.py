@@ -1,7 +1,8 @@
 """Every span of Tandem, and every attribute, once.
 
 A completion is one trace: a request has a completion for each of its choices, these have rounds, and a round has the
-exchanges with draft and target. What the two services do is a stream each, below the completion, with its blocks.
+exchanges with draft and target. What the two services do is a stream each, below the completion, with its blocks and
+what the draft drafts ahead of them.
 No attribute holds text of a prompt or of a completion.
 """
 
@@ -33,6 +34,9 @@ ATTRIBUTES: Mapping[str, str] = {
     "draft_entropy": "nats, mean of the block's candidates",
     "foreseen": "whether the block was there before it was asked for; only where something might have been",
     "q_bytes": "compressed distributions of the block",
+    "branches": "outcomes of a block for which the draft went on",
+    "ahead_tokens": "candidates that it drafted for these",
+    "taken": "whether one of these blocks became the next one without being asked for",
     "queue_seconds": "waiting for the first step",
     "compute_seconds": "steps that it took part in",
     "blocks": "answered on the stream",
@@ -90,6 +94,12 @@ DRAFT_STREAM = SpanName(
 DRAFT_BLOCK = SpanName(
     "tandem.draft.block", "internal", "In the draft: a block.", ("round", "block_tokens", *_TIMES),
     "tandem.draft.stream",
+)  # fmt: skip
+DRAFT_AHEAD = SpanName(
+    "tandem.draft.ahead", "internal",
+    "In the draft: what it drafts unasked for what may become of a block, from the block's end until its outcome is"
+    " known; none where it has drafted nothing.",
+    ("round", "branches", "ahead_tokens", "taken"), "tandem.draft.stream",
 )  # fmt: skip
 TARGET_STREAM = SpanName(
     "tandem.target.stream", "server", "In the target: a sequence, from its opening to its end.",

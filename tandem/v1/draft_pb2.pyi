@@ -619,7 +619,6 @@ class DraftedAhead(_message.Message):
 
     ROUND_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
-    TIMING_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round of the block whose outcomes they foresee. Where another block has been
     asked for or taken since, it is of no use any more.
@@ -628,20 +627,15 @@ class DraftedAhead(_message.Message):
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Branch]:
         """The blocks that have grown, likeliest outcome first."""
 
-    @_builtins.property
-    def timing(self) -> _block_pb2.Timing:
-        """Time spent since the last one."""
-
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         branches: _abc.Iterable[Global___Branch] | None = ...,
-        timing: _block_pb2.Timing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "round", b"round", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -804,7 +798,9 @@ class GetDraftLoadResponse(_message.Message):
     ahead_tokens: _builtins.int
     """Candidates drafted ahead since the start."""
     ahead_tokens_taken: _builtins.int
-    """Of those, part of blocks that were taken."""
+    """Of those, part of a block since: of one that was taken, or of one that was
+    asked for and begins with them.
+    """
     @_builtins.property
     def load(self) -> _model_pb2.Load:
         """How busy the service is."""

@@ -369,6 +369,35 @@ async def test_nothing_is_drafted_ahead_where_there_are_no_rows_for_it() -> None
         assert load.ahead_tokens == 0 and not talk.branches
 
 
+async def test_what_was_drafted_ahead_is_counted_as_taken_once_it_is_part_of_a_block() -> None:
+    """Of a block that is taken as of one that is asked for, and of nothing else."""
+    async with serving() as service:
+
+        async def taken() -> int:
+            return (await service.stub.GetDraftLoad(draft_pb2.GetDraftLoadRequest())).ahead_tokens_taken
+
+        talk = await service.open(verification=GREEDY)
+        await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead=AHEAD)
+        await talk.settled(6)
+        assert await taken() == 0
+        await talk.ask(*outcome(talk), limits={"max_tokens": 2}, look_ahead=AHEAD)
+        assert await taken() == 2
+        await talk.settled(6)
+        kept, (token,) = outcome(talk)
+        await talk.take(kept, token, 3, look_ahead=AHEAD)
+        await talk.settled(6)  # the service has heard of it
+        assert await taken() == 5
+        foreseen = {token for _, token in talk.branches}
+        await talk.ask(0, [next(token for token in range(64) if token not in foreseen)], limits={"max_tokens": 3})
+        assert await taken() == 5
+
+
+def outcome(talk: Talk) -> tuple[int, list[int]]:
+    """One that was foreseen."""
+    kept, token = sorted(talk.branches)[0]
+    return kept, [token]
+
+
 async def test_a_late_message_of_an_older_round_is_dropped_and_counted() -> None:
     async with serving() as service:
         talk = await service.open(verification=GREEDY)

@@ -62,7 +62,7 @@ def test_names_are_prometheus_and_told() -> None:
 
 def test_spans_have_parents_that_there_are_and_attributes_that_are_told() -> None:
     names = {span.name for span in spans.SPANS}
-    assert len(names) == len(spans.SPANS) == 13
+    assert len(names) == len(spans.SPANS) == 14
     for span in spans.SPANS:
         assert span.name.startswith("tandem.") and span.told.endswith("."), span
         assert set(span.attributes) <= set(spans.ATTRIBUTES), span

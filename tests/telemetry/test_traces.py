@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import httpx2
@@ -52,9 +53,9 @@ class Traced:
 
 @asynccontextmanager
 async def traced(
-    *, share: float = 1.0, share_of_models: float = 1.0, draft: bool = True, noise: float = 0.1
+    *, share: float = 1.0, share_of_models: float = 1.0, draft: bool = True, noise: float = 0.1, **more: Any
 ) -> AsyncGenerator[Traced]:
-    """Closed services have ended all their streams, so leave this before `collected`."""
+    """Closed services have ended all their streams, so leave this before `collected`. more: of `trio`."""
     target = tiny_llama(2, vocabulary=129)
     async with receiving() as receiver:
         told = Telemetries(
@@ -63,7 +64,7 @@ async def traced(
             ModelTelemetry("target", OtlpTracing("target", receiver.endpoint, share_of_models)),
         )
         drafting = tiny_llama(2, vocabulary=129, noise=noise) if draft else None
-        async with trio(target, drafting, byte_tokenizer(129), telemetry=told) as services:
+        async with trio(target, drafting, byte_tokenizer(129), telemetry=told, **more) as services:
             yield Traced(services, told, receiver)
 
 
