@@ -100,7 +100,7 @@ class OrchestratorSettings(ServiceSettings):
         description="Outcomes of a block for which a draft that can may draft the next one meanwhile; 0 for none.",
     )  # fmt: skip
     look_ahead_bytes: ByteSize = Field(
-        ByteSize(1024 * 1024), ge=1024, le=2**31,
+        ByteSize(1024 * 1024), ge=1024, le=16 * 2**20,
         description="Most bytes of what a draft sends ahead for one block, as 1MiB.",
     )  # fmt: skip
     max_completions: int = Field(

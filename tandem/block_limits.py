@@ -12,6 +12,7 @@ _MAX_BLOCK = 64
 _MAX_KNOTS = 64
 _MAX_BRANCHES = 64
 _MAX_SHARES = 16
+_MAX_BYTES = 16 << 20  # of what is drafted ahead of one block
 # By which a sum of shares may exceed 1: they are rounded to float32.
 _ROUNDING = 1e-4
 
@@ -88,6 +89,11 @@ def check_look_ahead(plan: draft_pb2.LookAhead, *, path: str) -> None:
     """Raises TandemError INVALID_FIELD for a plan that means nothing."""
     if plan.max_branches > _MAX_BRANCHES:
         raise TandemError.invalid_field(f"{path}.max_branches", f"must be at most {_MAX_BRANCHES}")
+    if plan.max_bytes > _MAX_BYTES:
+        raise TandemError.invalid_field(f"{path}.max_bytes", f"must be at most {_MAX_BYTES}")
+    if not 0 <= plan.hit_seconds < math.inf:
+        problem = f"must be finite and not negative, not {plan.hit_seconds}"
+        raise TandemError.invalid_field(f"{path}.hit_seconds", problem)
     check_limits(plan.limits, path=f"{path}.limits")
     if plan.acceptance_curve.entropies or plan.acceptance_curve.acceptances:
         _check_curve(plan.acceptance_curve, f"{path}.acceptance_curve")

@@ -26,6 +26,8 @@ from tandem.inference.runner import Sequence as Cached
 from tandem.sampling import History, NotFiniteError
 from tandem.v1 import draft_pb2
 
+# What a block that is there saves, in seconds, where nobody has said so.
+_HIT_SECONDS = 0.02
 # Tokens that are looked at after each number of candidates kept.
 _MOST_CHOICES = 8
 
@@ -52,6 +54,10 @@ class Base:
     def end(self) -> int:
         """Absolute position behind its candidates."""
         return self.position + len(self.drawn)
+
+    def worth(self, probability: float) -> float:
+        """Seconds that a branch is expected to save its caller, whose outcome has this probability."""
+        return probability * (self.plan.hit_seconds or _HIT_SECONDS)
 
 
 @dataclass(eq=False, slots=True)
@@ -234,9 +240,10 @@ class LookAhead:
             text = [base.last, *(each.token_id for each in base.drawn)]
             start = min(root.length, end - 1)
             sequence = self._engine.branch(root, start)
-            worth = sum(outcome.probability for outcome in behind)
-            main = Branch(self, sequence, base, end, None, worth, text[start - base.position + 1 :], rest=behind)
-            main.worth = worth
+            probability = sum(outcome.probability for outcome in behind)
+            text = text[start - base.position + 1 :]
+            main = Branch(self, sequence, base, end, None, probability, text, rest=behind)
+            main.worth = base.worth(probability)
             self._main = main
             self._engine.run_ahead(main)
             return
@@ -267,7 +274,7 @@ class LookAhead:
         sequence = self._engine.branch(parent, cached)
         feed = text[cached - position :] if growth.stop is None else []
         branch = Branch(self, sequence, base, position, token, probability, feed, growth)
-        branch.worth = probability * math.prod(self.acceptance(each) for each in growth.drawn)
+        branch.worth = base.worth(probability) * math.prod(self.acceptance(each) for each in growth.drawn)
         self.branches[position, token] = branch
         self._engine.run_ahead(branch)
 

@@ -14,6 +14,7 @@ class Asking:
 
     _trip: Recent = field(default_factory=Recent)
     _step: Recent = field(default_factory=Recent)
+    _whole: Recent = field(default_factory=Recent)
     _tokens: Recent = field(default_factory=Recent)
     _seconds: Recent = field(default_factory=Recent)
 
@@ -21,6 +22,7 @@ class Asking:
         """A block came that was asked for."""
         compute = min(timing.compute_microseconds / 1e6, seconds)
         self._trip.add(seconds - compute)
+        self._whole.add(seconds)
         if timing.steps:
             self._step.add(compute / timing.steps)
 
@@ -28,6 +30,11 @@ class Asking:
         """tokens: that it yielded, at least one."""
         self._tokens.add(tokens)
         self._seconds.add(seconds)
+
+    @property
+    def usual_seconds(self) -> float:
+        """Of late, all in all; 0 before anything was measured."""
+        return self._whole.or_else(0.0)
 
     def seconds(self, candidates: int) -> float:
         """For so many; 0 before anything was measured."""

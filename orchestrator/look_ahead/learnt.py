@@ -27,12 +27,13 @@ class Learnt:
             survival *= self.curve.at(entropy)
         return survival
 
-    def message(self, branches: int, limits: draft_pb2.DraftLimits, size: int) -> draft_pb2.LookAhead:
-        """At most so many branches and bytes. limits: of each."""
+    def message(self, branches: int, limits: draft_pb2.DraftLimits, size: int, saved: float) -> draft_pb2.LookAhead:
+        """At most so many branches and bytes. limits: of each. saved: seconds, by a block that is there."""
         return draft_pb2.LookAhead(
             max_branches=branches,
             limits=limits,
             acceptance_curve=draft_pb2.AcceptanceCurve(entropies=knots(), acceptances=self.curve.values()),
             correction_shares=self.corrections.values(),
             max_bytes=size,
+            hit_seconds=saved,
         )

@@ -37,7 +37,7 @@ class Sight:
         if not self._branches or not limits.max_tokens:
             return None
         assert self._learnt is not None
-        return self._learnt.message(self._branches, limits, self._bytes)
+        return self._learnt.message(self._branches, limits, self._bytes, self.asking.usual_seconds)
 
     def find(
         self, round_number: int, continuation: block_pb2.Continuation, drafted: int, limits: draft_pb2.DraftLimits

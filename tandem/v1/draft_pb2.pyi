@@ -314,10 +314,15 @@ class LookAhead(_message.Message):
     ACCEPTANCE_CURVE_FIELD_NUMBER: _builtins.int
     CORRECTION_SHARES_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    HIT_SECONDS_FIELD_NUMBER: _builtins.int
     max_branches: _builtins.int
     """Outcomes to draft for, at most. 0 drafts nothing ahead; at most 64."""
     max_bytes: _builtins.int
-    """Bytes of `ahead` messages for one round, at most; 0: 1 MiB."""
+    """Bytes of `ahead` messages for one round, at most; 0: 1 MiB. At most 16 MiB."""
+    hit_seconds: _builtins.float
+    """Seconds that a block which is there saves its caller: weighs what is drafted
+    ahead here against what is for others. 0: not known.
+    """
     @_builtins.property
     def limits(self) -> Global___DraftLimits:
         """When drafting of each such block ends. Other limits than those of the round
@@ -345,10 +350,11 @@ class LookAhead(_message.Message):
         acceptance_curve: Global___AcceptanceCurve | None = ...,
         correction_shares: _abc.Iterable[_builtins.float] | None = ...,
         max_bytes: _builtins.int = ...,
+        hit_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "correction_shares", b"correction_shares", "limits", b"limits", "max_branches", b"max_branches", "max_bytes", b"max_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_curve", b"acceptance_curve", "correction_shares", b"correction_shares", "hit_seconds", b"hit_seconds", "limits", b"limits", "max_branches", b"max_branches", "max_bytes", b"max_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -302,6 +302,9 @@ async def refusal(talk: Talk, **kind: Any) -> TandemError:
     [
         ({"max_branches": 65}, "max_branches"),
         ({"limits": {"max_tokens": 65}}, "limits.max_tokens"),
+        ({"max_bytes": (16 << 20) + 1}, "max_bytes"),
+        ({"hit_seconds": -1.0}, "hit_seconds"),
+        ({"hit_seconds": float("nan")}, "hit_seconds"),
         ({"correction_shares": [0.1] * 17}, "correction_shares"),
         ({"correction_shares": [0.5, -0.1]}, "correction_shares[1]"),
         ({"correction_shares": [0.5, float("nan")]}, "correction_shares[1]"),
@@ -358,6 +361,21 @@ async def test_a_stream_that_ends_in_the_middle_leaves_nothing(how: str) -> None
             else:
                 talk.call.cancel()
             await service.emptied()
+
+
+async def test_rows_go_to_whom_a_hit_saves_most() -> None:
+    plan = {"max_branches": 6, "limits": {"max_tokens": 40}}
+    async with serving(rows=6, context=4096) as service:
+        little, much = await service.open(verification=GREEDY), await service.open(verification=GREEDY)
+        await little.ask(0, [], limits={"max_tokens": 3}, look_ahead=plan | {"hit_seconds": 1e-9})
+        await much.ask(0, [], limits={"max_tokens": 3}, look_ahead=plan | {"hit_seconds": 1e3})
+        await much.settled(6)
+        await little.tell(rows={"round": 0, "indices": []})  # refused, behind all that was sent
+        with pytest.raises(grpc.aio.AioRpcError):
+            while await little.read():
+                pass
+        drafted = [sum(len(branch.block.token_ids) for branch in talk.branches.values()) for talk in (little, much)]
+        assert drafted[0] < drafted[1] / 2
 
 
 async def test_nothing_is_drafted_ahead_where_there_are_no_rows_for_it() -> None:
