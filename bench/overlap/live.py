@@ -86,8 +86,11 @@ async def ratio(task: LiveTask, costs: Costs, say: Callable[[str], None]) -> Liv
         wire = await stack.enter_async_context(delayed(services[DRAFT].line, stretched.wire))
         stub = await stack.enter_async_context(
             orchestrated(
-                [services[TARGET].line], [wire], task.words,
-                draft_patience_seconds=_PATIENT_SECONDS, draft_timeout_seconds=_PATIENT_SECONDS,
+                [services[TARGET].line],
+                [wire],
+                task.words,
+                draft_patience_seconds=_PATIENT_SECONDS,
+                draft_timeout_seconds=_PATIENT_SECONDS,
             )  # fmt: skip
         )
         caller = Caller(stub, 1.0, task.seed, lambda text: task.prompts[text])

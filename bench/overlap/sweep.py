@@ -17,15 +17,16 @@ _LONGEST = 32
 
 
 def sweep(
-    recording: Recording, wires: Sequence[float], *, texts: int, tokens: int
+    recording: Recording, wires: Sequence[float], *, texts: int, tokens: int, costs: Costs | None = None
 ) -> Iterator[tuple[float, str, str, Played, Bound]]:
-    """Delay in milliseconds, policy, its lengths, what it played and the bound."""
+    """Delay in milliseconds, policy, its lengths, what it played and the bound. costs: all but the wire's."""
+    costs = costs or Costs()
     calibration = calibrate(recording)
     part = replace(recording, texts=recording.texts[:texts])
-    speeds = ((ideal(part, Costs(), length, tokens=tokens), length) for length in range(_LONGEST + 1))
+    speeds = ((ideal(part, costs, length, tokens=tokens), length) for length in range(_LONGEST + 1))
     limit = Bound(*max(speeds))
     for wire in wires:
-        costs = Costs(wire=wire)
+        costs = replace(costs, wire=wire)
         for name, options in _policies(recording.agreement).items():
             played = {
                 (asked, taken): play(
