@@ -190,7 +190,7 @@ class _Recordings:
     def by_title(self) -> dict[str, Recording]:
         """All that figures are made of. Raises ModelError or OSError."""
         return {
-            f"draft {DRAFTS[draft]}, temperature {temperature:g}": self.of(draft, temperature)[0]
+            f"draft {DRAFTS[draft]}\ntemperature {temperature:g}": self.of(draft, temperature)[0]
             for draft, temperature in _PAIRS
         }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from bench.overlap.costs import Costs
 from bench.overlap.figures import Measured
@@ -13,6 +14,8 @@ from bench.overlap.sweep import sweep
 
 WIRES: Sequence[float] = (0.0, 0.5, 2.0, 10.0, 40.0)
 DRAFT_STEPS: Sequence[float] = (1.0, 2.0, 4.0)
+#: Those that are drawn on paper: branches of branches take as long to work out as all others, and are no faster.
+POLICIES: Sequence[str] = ("no look-ahead", "main line only", "SSD's fan-out", "likeliest outcomes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +39,43 @@ class Sweep:
     panels: Sequence[Curves]
 
 
-_WIRE = "wire between orchestrator and draft, one way (ms)"
+_WIRE = "wire to the draft, one way (ms)"
 _ON_PAPER = "Worked out from the recordings; each policy at the lengths that serve it best."
 
 
 def on_paper(recordings: Mapping[str, Recording], wire: float, *, texts: int, tokens: int) -> Iterator[Sweep]:
     """recordings: by the panel's title. wire: one way in ms, where something else changes."""
 
-    def curves(title: str, recording: Recording, points: Sequence[tuple[float, Costs]]) -> Curves:
-        speeds: dict[str, list[tuple[float, float]]] = {}
-        bounds: list[tuple[float, float]] = []
-        for x, costs in points:
-            rows = list(sweep(recording, [costs.wire], texts=texts, tokens=tokens, costs=costs))
-            for _, policy, _, played, _ in rows:
-                speeds.setdefault(policy, []).append((x, played.speed))
-            bounds.append((x, rows[0][-1].speed))
-        return Curves(title, speeds, bounds)
+    @cache
+    def speeds(title: str, costs: Costs) -> tuple[Mapping[str, float], float]:
+        """By policy, and the bound."""
+        rows = list(sweep(recordings[title], [costs.wire], texts=texts, tokens=tokens, costs=costs, names=POLICIES))
+        return {policy: played.speed for _, policy, _, played, _ in rows}, rows[0][-1].speed
 
-    wires = [(each, Costs(wire=each)) for each in WIRES]
-    panels = [curves(title, recording, wires) for title, recording in recordings.items()]
+    def curves(title: str, points: Iterable[tuple[float, str, Costs]]) -> Curves:
+        """points: x, the recording, and what its replay costs."""
+        found = [(x, *speeds(recording, costs)) for x, recording, costs in points]
+        return Curves(
+            title,
+            {policy: [(x, by_policy[policy]) for x, by_policy, _ in found] for policy in POLICIES},
+            [(x, bound) for x, _, bound in found],
+        )
+
+    panels = [curves(title, [(each, title, Costs(wire=each)) for each in WIRES]) for title in recordings]
     yield Sweep("overlap-wire-paper", "Speed by the draft's wire, on paper", _WIRE, _ON_PAPER, panels)
-    steps = [(each, Costs(wire=wire, draft=each)) for each in DRAFT_STEPS]
-    panels = [curves(title, recording, steps) for title, recording in recordings.items()]
+    panels = [
+        curves(title, [(each, title, Costs(wire=wire, draft=each)) for each in DRAFT_STEPS]) for title in recordings
+    ]
     caption = f"{_ON_PAPER} The target's step takes {Costs().target:g} ms, the wire {wire:g} ms one way."
     yield Sweep(
         "overlap-cost-paper", "Speed by the cost of the draft, on paper", "step of the draft (ms)", caption, panels
     )
-    ordered = sorted(recordings.items(), key=lambda each: each[1].agreement)
-    found = [curves("", recording, [(recording.agreement, Costs(wire=wire))]) for _, recording in ordered]
-    names = {name: [point for each in found for point in each.speeds[name]] for name in found[0].speeds}
-    joined = Curves(f"wire {wire:g} ms", names, [point for each in found for point in each.bounds])
-    caption = f"{_ON_PAPER} A point for each pair: {', '.join(title for title, _ in ordered)}, from left to right."
+    ordered = sorted(recordings, key=lambda title: recordings[title].agreement)
+    panel = curves(f"wire {wire:g} ms", [(recordings[title].agreement, title, Costs(wire=wire)) for title in ordered])
+    pairs = "; ".join(" ".join(title.split()) for title in ordered)
+    caption = f"{_ON_PAPER} A point for each pair, from left to right: {pairs}."
     label = "tokens that the draft says too (share of the target's)"
-    yield Sweep("overlap-acceptance-paper", "Speed by how often the draft is right, on paper", label, caption, [joined])
+    yield Sweep("overlap-acceptance-paper", "Speed by how often the draft is right, on paper", label, caption, [panel])
 
 
 def live(measured: Measured, names: Mapping[str, str]) -> Sweep | None:
@@ -84,7 +91,7 @@ def live(measured: Measured, names: Mapping[str, str]) -> Sweep | None:
             continue
         ways = dict.fromkeys(way for sides in over.values() for way, _ in sides)
         speeds = {way: [(wire, best(sides, way)[1].speed) for wire, sides in over.items()] for way in ways}
-        title = f"draft {names[draft]}, temperature {temperature:g}"
+        title = f"draft {names[draft]}\ntemperature {temperature:g}"
         panels.append(Curves(title, speeds, [(wire, bound.speed) for wire in over]))
     caption = (
         "Services replayed the recordings at set times; each way to draft at the fixed length that serves it best."

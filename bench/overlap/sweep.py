@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,16 @@ _LONGEST = 32
 
 
 def sweep(
-    recording: Recording, wires: Sequence[float], *, texts: int, tokens: int, costs: Costs | None = None
+    recording: Recording,
+    wires: Sequence[float],
+    *,
+    texts: int,
+    tokens: int,
+    costs: Costs | None = None,
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[float, str, str, Played, Bound]]:
-    """Delay in milliseconds, policy, its lengths, what it played and the bound. costs: all but the wire's."""
+    """Delay in milliseconds, policy, its lengths, what it played and the bound. costs: all but the wire's. names: of
+    the policies, all if None."""
     costs = costs or Costs()
     calibration = calibrate(recording)
     part = replace(recording, texts=recording.texts[:texts])
@@ -28,6 +35,8 @@ def sweep(
     for wire in wires:
         costs = replace(costs, wire=wire)
         for name, options in _policies(recording.agreement).items():
+            if names is not None and name not in names:
+                continue
             played = {
                 (asked, taken): play(
                     part, costs, Policy(asked, taken, **options), tokens=tokens, calibration=calibration

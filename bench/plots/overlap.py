@@ -6,7 +6,7 @@ from bench.overlap.curves import Sweep
 from bench.plots.looks import looks
 from bench.plots.picture import Picture, from_zero, grid_of_axes, house_style, legend_below, new_figure, short
 
-BOUND = "bound: a draft and a wire that cost nothing"
+BOUND = "bound: draft and wire for nothing"
 # From here on, each doubling of what changes takes the same room; what is below takes as much as one.
 _LINEAR_TO = 0.5
 
