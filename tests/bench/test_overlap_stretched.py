@@ -136,8 +136,10 @@ def test_capacity_is_given_per_target_over_that_of_one_device() -> None:
     assert "= 1.53" in formula_line(found, Costs(target_more=0.0))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_callers_at_once_complete_the_recorded_texts_in_every_layout(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [ONE_DEVICE, Layout("2 of each", 2, 2)], ids=lambda layout: layout.name)
+def test_callers_at_once_complete_the_recorded_texts_on_one_device_and_on_several(
+    layout: Layout, tmp_path: Path
+) -> None:
     recording = a_recording(*(a_text(20, {3: 1, 9: 2}) for _ in range(2)))
     save(recording, tmp_path / "recording.json")
     task = Task(recording, tmp_path / "recording.json", [3], tokens=12)
