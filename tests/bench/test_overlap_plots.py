@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.__main__ import app
+from bench.overlap import command
 from bench.overlap.costs import Costs
 from bench.overlap.curves import DRAFT_STEPS, POLICIES, WIRES, Curves, Sweep, live, on_paper
 from bench.overlap.figures import FAR, NEAR, NOISE, SMALL, Measured
@@ -94,16 +95,19 @@ def test_a_picture_has_a_line_for_each_policy_and_one_for_the_bound(sweeps: dict
     assert len(list(tmp_path.iterdir())) == 2 * len(sweeps)
 
 
-def test_labels_and_titles_of_panels_do_not_cover_each_other() -> None:
-    bounds = [(wire, 190.0) for wire in WIRES]
-    panels = [Curves(f"draft embedded:smollm2-draft\ntemperature {at}", {}, bounds) for at in range(3)]
-    figure = draw(Sweep("a", "b", "wire to the draft, one way (ms)", "c", panels)).figure
-    for what in ("title", "label"):
-        boxes = [
-            (axes.xaxis.label if what == "label" else axes._left_title).get_window_extent()  # type: ignore[attr-defined]
-            for axes in figure.axes
-        ]
-        assert not [1 for one, other in zip(boxes, boxes[1:], strict=False) if one.overlaps(other)], what
+def test_labels_and_titles_of_panels_do_not_cover_each_other(
+    sweeps: dict[str, Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command._Recordings, "of", lambda *_: (RECORDINGS["seldom wrong"], Path("none")))
+    titles = list(command._Recordings(False, print).by_title())
+    assert len(titles) == 3
+    for sweep in list(sweeps.values())[:2]:
+        panels = [Curves(title, {}, [(each, 190.0) for each in WIRES]) for title in titles]
+        figure = draw(Sweep("a", "b", sweep.label, "c", panels)).figure
+        for what in ("title", "label"):
+            texts = [axes.xaxis.label if what == "label" else axes._left_title for axes in figure.axes]  # type: ignore[attr-defined]
+            boxes = [text.get_window_extent() for text in texts]
+            assert not [1 for one, other in zip(boxes, boxes[1:], strict=False) if one.overlaps(other)], what
 
 
 @pytest.mark.parametrize("flags", [["--paper", "--capacity"], ["--ratio", "--capacity"]])
@@ -113,8 +117,6 @@ def test_two_that_each_say_what_alone_to_do_are_refused(flags: list[str]) -> Non
 
 
 def test_times_are_stretched_no_further_than_services_hold_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.overlap import command
-
     monkeypatch.setattr(command._Recordings, "of", lambda *_: (RECORDINGS["seldom wrong"], Path("none")))
     result = CliRunner().invoke(app, ["overlap", "--capacity", "--stretch", "16"])
     assert result.exit_code == 2 and "can be 15 at most" in result.output
