@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.overlap.costs import Costs
-from bench.overlap.run import AHEAD, BRANCHES, NONE, Task, check_text
+from bench.overlap.run import AHEAD, BRANCHES, NONE, Sums, Task, check_text
 from bench.overlap.service import DRAFT, TARGET
 from bench.overlap.services import Caller, Process, delayed, orchestrated, process
 from bench.overlap.vocabulary import tokenizer
@@ -49,11 +49,14 @@ LAYOUTS: Sequence[Layout] = (
 @dataclass(frozen=True, slots=True)
 class Load:
     """rate: tokens per second of the median caller, after its first token, as if nothing had been stretched. busy:
-    share of the machine's processors that all of it took; None where the system does not say."""
+    share of the machine's processors that all of it took; None where the system does not say. round_tokens: that a
+    round gave, on average. foreseen: share of outcomes whose block was there; None where none could be."""
 
     callers: int
     rate: float
     busy: float | None
+    round_tokens: float = 0.0
+    foreseen: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +146,22 @@ async def _load(
     watched = [os.getpid(), *(each.process_id for each in processes)]
     began, spent = time.perf_counter(), cpu_seconds(watched)
 
+    sums = Sums()
+
     async def call(number: int) -> float:
         text = number % len(task.recording.texts)
         tokens, finish, _ = await caller.complete(text, task.tokens, policy)
         check_text(task, text, tokens)
+        sums.add(finish)
         timed = finish.speculation.time
         return (len(tokens) - 1) / (timed.total_microseconds - timed.first_token_microseconds) * 1e6
 
-    rates = await asyncio.gather(*(call(number) for number in range(callers)))
+    rates = list[float]()
+    for _ in range(task.repetitions):
+        rates += await asyncio.gather(*(call(number) for number in range(callers)))
     took, after = time.perf_counter() - began, cpu_seconds(watched)
     busy = None if spent is None or after is None else (after - spent) / took / (os.cpu_count() or 1)
-    return Load(callers, statistics.median(rates) * stretch, busy)
+    return Load(callers, statistics.median(rates) * stretch, busy, sums.tokens / max(1, sums.rounds), sums.hit_rate)
 
 
 @asynccontextmanager

@@ -11,12 +11,18 @@ from bench.tables import new_table
 
 
 def loads_table(found: Capacities) -> Table:
-    """Tokens per second of the median caller, and how busy the processors were."""
-    table = new_table("devices", "way to draft", "callers at once", "tokens/s of the median caller", "processors busy")
+    """What callers got at each load, and how busy the processors were."""
+    table = new_table(
+        "devices", "way to draft", "callers at once", "tokens/s of the median caller", "tokens a round", "foreseen",
+        "processors busy",
+    )  # fmt: skip
     for (layout, way), loads in found.loads.items():
         for load in loads:
-            busy = "-" if load.busy is None else f"{load.busy:.0%}"
-            table.add_row(layout.name, way, str(load.callers), f"{load.rate:.1f}", busy)
+            table.add_row(
+                layout.name, way, str(load.callers), f"{load.rate:.1f}", f"{load.round_tokens:.2f}",
+                "-" if load.foreseen is None else f"{load.foreseen:.3f}",
+                "-" if load.busy is None else f"{load.busy:.0%}",
+            )  # fmt: skip
     return table
 
 

@@ -149,6 +149,10 @@ def test_callers_at_once_complete_the_recorded_texts_on_one_device_and_on_severa
     assert {key: [load.callers for load in each] for key, each in found.loads.items()} == {
         (layout, way): [1, 3] for way in ways
     }
+    for way in ways:
+        assert all(
+            1 < load.round_tokens <= 4 and (load.foreseen is None) is (way == NONE) for load in found.loads[layout, way]
+        )
     first = found.loads[layout, NONE][0]
     assert found.given == pytest.approx(first.rate / 2)
     # A round gives 4 tokens at most, and takes a step of each device where nothing is drafted ahead.
