@@ -19,7 +19,7 @@ from bench.overlap.run import AHEAD, BRANCHES, NONE, Sums, Task, check_text
 from bench.overlap.service import DRAFT, TARGET
 from bench.overlap.services import Caller, Process, delayed, orchestrated, process
 from bench.overlap.vocabulary import tokenizer
-from bench.telemetry.cpu import cpu_seconds
+from bench.telemetry.cpu import cpu_seconds, machine_seconds
 
 LOADS: Sequence[int] = (1, 2, 4, 8, 16, 32)
 #: More callers, as long as those before them had the rate.
@@ -49,14 +49,16 @@ LAYOUTS: Sequence[Layout] = (
 @dataclass(frozen=True, slots=True)
 class Load:
     """rate: tokens per second of the median caller, after its first token, as if nothing had been stretched. busy:
-    share of the machine's processors that all of it took; None where the system does not say. round_tokens: that a
-    round gave, on average. foreseen: share of outcomes whose block was there; None where none could be."""
+    share of the machine's processors that all of it took, and machine_busy: that anything did; None where the system
+    does not say. round_tokens: that a round gave, on average. foreseen: share of outcomes whose block was there; None
+    where none could be."""
 
     callers: int
     rate: float
     busy: float | None
     round_tokens: float = 0.0
     foreseen: float | None = None
+    machine_busy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,7 @@ async def _load(
     task: Task, caller: Caller, callers: int, policy: Any, stretch: float, processes: Sequence[Process]
 ) -> Load:
     watched = [os.getpid(), *(each.process_id for each in processes)]
-    began, spent = time.perf_counter(), cpu_seconds(watched)
-
+    began, spent, machine = time.perf_counter(), cpu_seconds(watched), machine_seconds()
     sums = Sums()
 
     async def call(number: int) -> float:
@@ -159,9 +160,15 @@ async def _load(
     rates = list[float]()
     for _ in range(task.repetitions):
         rates += await asyncio.gather(*(call(number) for number in range(callers)))
-    took, after = time.perf_counter() - began, cpu_seconds(watched)
-    busy = None if spent is None or after is None else (after - spent) / took / (os.cpu_count() or 1)
-    return Load(callers, statistics.median(rates) * stretch, busy, sums.tokens / max(1, sums.rounds), sums.hit_rate)
+    took = (time.perf_counter() - began) * (os.cpu_count() or 1)
+
+    def busy(before: float | None, after: float | None) -> float | None:
+        return None if before is None or after is None else (after - before) / took
+
+    return Load(
+        callers, statistics.median(rates) * stretch, busy(spent, cpu_seconds(watched)),
+        sums.tokens / max(1, sums.rounds), sums.hit_rate, busy(machine, machine_seconds()),
+    )  # fmt: skip
 
 
 @asynccontextmanager

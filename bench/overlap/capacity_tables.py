@@ -14,7 +14,7 @@ def loads_table(found: Capacities) -> Table:
     """What callers got at each load, and how busy the processors were."""
     table = new_table(
         "devices", "way to draft", "callers at once", "tokens/s of the median caller", "tokens a round", "foreseen",
-        "processors busy",
+        "processors busy", "with others",
     )  # fmt: skip
     for (layout, way), loads in found.loads.items():
         for load in loads:
@@ -22,6 +22,7 @@ def loads_table(found: Capacities) -> Table:
                 layout.name, way, str(load.callers), f"{load.rate:.1f}", f"{load.round_tokens:.2f}",
                 "-" if load.foreseen is None else f"{load.foreseen:.3f}",
                 "-" if load.busy is None else f"{load.busy:.0%}",
+                "-" if load.machine_busy is None else f"{load.machine_busy:.0%}",
             )  # fmt: skip
     return table
 

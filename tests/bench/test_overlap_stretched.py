@@ -153,6 +153,8 @@ def test_callers_at_once_complete_the_recorded_texts_on_one_device_and_on_severa
         assert all(
             1 < load.round_tokens <= 4 and (load.foreseen is None) is (way == NONE) for load in found.loads[layout, way]
         )
+        for load in found.loads[layout, way]:
+            assert load.busy is None or (load.machine_busy is not None and 0 < load.busy and 0 < load.machine_busy)
     first = found.loads[layout, NONE][0]
     assert found.given == pytest.approx(first.rate / 2)
     # A round gives 4 tokens at most, and takes a step of each device where nothing is drafted ahead.
