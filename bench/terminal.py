@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import typer
 from rich.console import Console
@@ -32,6 +33,12 @@ def one_line_errors() -> Iterator[None]:
     except (CliError, TandemError, ModelError, TokenizationError, OSError, ValueError) as error:
         typer.echo(f"bench: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+def check_drawing(who: str) -> None:
+    """Before anything is measured that could not be drawn. Raises CliError."""
+    if find_spec("matplotlib") is None:
+        raise CliError(f"{who} draws with matplotlib, which is not installed: pip install matplotlib")
 
 
 def stdout() -> Console:

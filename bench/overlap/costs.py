@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +27,10 @@ class Costs:
 
     def draft_step(self, rows: int) -> float:
         return self.draft * -(-rows // self.draft_rows)
+
+    def stretched(self, factor: float) -> Costs:
+        """All times so many times as long; rows and positions stay."""
+        return replace(
+            self, target=self.target * factor, target_more=self.target_more * factor, draft=self.draft * factor,
+            wire=self.wire * factor, round=self.round * factor,
+        )  # fmt: skip

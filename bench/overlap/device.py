@@ -12,12 +12,14 @@ _SET_TIMER_SLACK = 29
 
 
 class Device:
-    """One step at a time."""
+    """One step at a time. steps, late: how many were waited for, and those that the processor was later with than the
+    device would have been."""
 
     def __init__(self, milliseconds: Callable[[int], float]) -> None:
         """milliseconds: of a step, by its positions."""
         self._milliseconds = milliseconds
         self._is_precise = False
+        self.steps = self.late = 0
 
     def begin(self, positions: int) -> float:
         """When a step that begins now ends, of `time.perf_counter`."""
@@ -27,8 +29,11 @@ class Device:
         if not self._is_precise:
             self._is_precise = True
             sleep_precisely()
+        self.steps += 1
         if (left := until - time.perf_counter()) > 0:
             time.sleep(left)
+        else:
+            self.late += 1
 
 
 def sleep_precisely() -> None:

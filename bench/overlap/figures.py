@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.goals import Figure
+from bench.intervals import share
+from bench.overlap.live import MOST_LATE, Live
 from bench.overlap.run import AHEAD, MAIN_LINE, NONE, Bound, Sides, Sums, best
 from bench.serve.records import Percentiles
 
@@ -15,6 +17,8 @@ NOISE, SMALL = "noise_05", "4_layers"
 NEAR, FAR = 0.5, 10.0
 #: Callers at once, and the blocks without which a 99th percentile says nothing.
 CALLERS, LEAST_ASKED = 16, 300
+#: Outcomes without which a hit rate that was measured live says nothing.
+LEAST_OUTCOMES = 30
 
 WITHOUT_GOAL: Mapping[str, str] = {
     "ideal_run": "services with a draft that costs nothing and no wire, at their best length, over the bound",
@@ -24,12 +28,13 @@ WITHOUT_GOAL: Mapping[str, str] = {
 @dataclass(slots=True)
 class Measured:
     """sides, bounds: one caller, by draft, temperature and delay. together: CALLERS at once, by way to draft. free: the
-    sides of a draft and a wire that cost nothing, with their bound."""
+    sides of a draft and a wire that cost nothing, with their bound. live: the ratio rule."""
 
     sides: dict[tuple[str, float, float], Sides] = field(default_factory=dict)
     bounds: dict[tuple[str, float], Bound] = field(default_factory=dict)
     together: dict[str, Sums] = field(default_factory=dict)
     free: tuple[Sides, Bound] | None = None
+    live: Live | None = None
 
 
 def figures(measured: Measured) -> Iterable[Figure]:
@@ -44,7 +49,7 @@ def figures(measured: Measured) -> Iterable[Figure]:
     yield _over(measured, "over_main_line", MAIN_LINE, NEAR)
     yield _hit_rate(measured, "hits_greedy", 0.0)
     yield _hit_rate(measured, "hits_coupled", 1.0)
-    yield Figure.skipped("hits_ratio", "the ratio rule draws anew each time: nothing that was recorded can be replayed")
+    yield _hit_rate_live(measured)
     yield _asked(measured)
     if measured.free is not None:
         sides, bound = measured.free
@@ -77,8 +82,30 @@ def _hit_rate(measured: Measured, name: str, temperature: float) -> Figure:
     length, sums = best(sides, AHEAD)
     if sums.hit_rate is None:
         return Figure.failed(name, "nothing was ever foreseen")
-    kinds = ", ".join(f"{kind}: {_share(sums.hits[kind], sums.misses[kind])}" for kind in sums.hits)
-    return Figure(name, sums.hit_rate, note=f"at length {length}; {kinds}")
+    return Figure(name, sums.hit_rate, note=f"at length {length}; {_kinds(sums)}")
+
+
+def _hit_rate_live(measured: Measured) -> Figure:
+    name, live = "hits_ratio", measured.live
+    if live is None:
+        return Figure.skipped(name, "the ratio rule runs live, with --check or --ratio")
+    steps = ", ".join(f"{each.late} of {each.made} steps of the {role} late" for role, each in live.steps.items())
+    if not live.is_paced:
+        return Figure.failed(name, f"{steps}, more than {MOST_LATE:.0%}: needs more --stretch than {live.stretch:g}")
+    length, sums = best(live.sides, AHEAD)
+    if sums.hit_rate is None:
+        return Figure.failed(name, "nothing was ever foreseen")
+    hits, misses = sum(sums.hits.values()), sum(sums.misses.values())
+    if hits + misses < LEAST_OUTCOMES:
+        return Figure.skipped(
+            name, f"no verdict of {hits + misses} outcomes; {LEAST_OUTCOMES} are needed", sums.hit_rate
+        )
+    note = f"at length {length}; {_kinds(sums)}; {steps}"
+    return Figure(name, sums.hit_rate, note=note, interval=share(hits, hits + misses))
+
+
+def _kinds(sums: Sums) -> str:
+    return ", ".join(f"{kind}: {_share(sums.hits[kind], sums.misses[kind])}" for kind in sums.hits)
 
 
 def _share(hits: int, misses: int) -> str:

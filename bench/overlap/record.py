@@ -59,7 +59,7 @@ def recorded(subject: Subject, *, again: bool = False, say: Callable[[str], None
 def make(subject: Subject, say: Callable[[str], None]) -> Recording:
     """Runs both models. Raises ModelError."""
     compute_with(torch.get_num_threads())
-    prompts = _prompts(subject.prompts)
+    prompts = prompt_tokens(subject.prompts)
     with torch.inference_mode():
         say("recording the target's texts")
         target = _runner(BASE, subject.dtype)
@@ -73,7 +73,8 @@ def make(subject: Subject, say: Callable[[str], None]) -> Recording:
     return Recording(subject.draft, subject.temperature, subject.seed, done)
 
 
-def _prompts(count: int) -> list[list[int]]:
+def prompt_tokens(count: int) -> list[list[int]]:
+    """The first `count` prompts, as the target's tokenizer has them. Raises ModelError."""
     tokenizer = Tokenizer.from_folder(tokenizer_folder(resolve(BASE, None)))
     prompts = read_prompts(SPEC_BENCH_20, count)
     return [tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}]) for prompt in prompts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,16 +17,26 @@ _LONGEST = 32
 
 
 def sweep(
-    recording: Recording, wires: Sequence[float], *, texts: int, tokens: int
+    recording: Recording,
+    wires: Sequence[float],
+    *,
+    texts: int,
+    tokens: int,
+    costs: Costs | None = None,
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[float, str, str, Played, Bound]]:
-    """Delay in milliseconds, policy, its lengths, what it played and the bound."""
+    """Delay in milliseconds, policy, its lengths, what it played and the bound. costs: all but the wire's. names: of
+    the policies, all if None."""
+    costs = costs or Costs()
     calibration = calibrate(recording)
     part = replace(recording, texts=recording.texts[:texts])
-    speeds = ((ideal(part, Costs(), length, tokens=tokens), length) for length in range(_LONGEST + 1))
+    speeds = ((ideal(part, costs, length, tokens=tokens), length) for length in range(_LONGEST + 1))
     limit = Bound(*max(speeds))
     for wire in wires:
-        costs = Costs(wire=wire)
+        costs = replace(costs, wire=wire)
         for name, options in _policies(recording.agreement).items():
+            if names is not None and name not in names:
+                continue
             played = {
                 (asked, taken): play(
                     part, costs, Policy(asked, taken, **options), tokens=tokens, calibration=calibration

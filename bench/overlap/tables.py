@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from bench.overlap.live import Live
 from bench.overlap.paper import Played
 from bench.overlap.run import Bound, Sides, Sums
 from bench.tables import new_table
@@ -23,6 +24,17 @@ def sides_table(sides: Sides, bound: Bound) -> Table:
             f"{sums.tokens / max(1, sums.rounds):.2f}", "-" if sums.hit_rate is None else f"{sums.hit_rate:.3f}",
             _rate(sums, "all kept"), _rate(sums, "rejected"), _part(sums.taken, sums.pushed),
             f"{sums.size / max(1, sums.tokens):.0f}",
+        )  # fmt: skip
+    return table
+
+
+def live_table(live: Live) -> Table:
+    """As `sides_table`, without a bound: no two texts are the same."""
+    table = new_table("way to draft", "length", "tokens/s", "tokens a round", "foreseen", "all kept", "rejected")
+    for (way, length), sums in sorted(live.sides.items()):
+        table.add_row(
+            way, str(length), f"{sums.speed:.1f}", f"{sums.tokens / max(1, sums.rounds):.2f}",
+            "-" if sums.hit_rate is None else f"{sums.hit_rate:.3f}", _rate(sums, "all kept"), _rate(sums, "rejected"),
         )  # fmt: skip
     return table
 

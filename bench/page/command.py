@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.record import check_writable
-from bench.terminal import one_line_errors, stdout
+from bench.terminal import check_drawing, one_line_errors, stdout
 from tandem.cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def report(
 
 def _check(files: Sequence[Path], out: Path) -> None:
     """Before anything is drawn. Raises CliError or OSError."""
-    if find_spec("matplotlib") is None:
-        raise CliError("the report draws with matplotlib, which is not installed: pip install matplotlib")
+    check_drawing("the report")
     resolved = [path.resolve() for path in files]
     if doubled := [path for at, path in enumerate(files) if resolved[at] in resolved[:at]]:
         raise CliError(f"{doubled[0]} is named twice")
@@ -52,11 +50,9 @@ def _check(files: Sequence[Path], out: Path) -> None:
 
 def _write_pictures(shown: Sequence[Section], folder: Path) -> None:
     """Raises OSError."""
-    from bench.plots.picture import to_png, to_svg
+    from bench.plots.picture import save
 
     folder.mkdir(exist_ok=True)
     for section in shown:
         for picture in section.pictures:
-            stem = f"{section.key}-{picture.name}"
-            (folder / f"{stem}.svg").write_bytes(to_svg(picture))
-            (folder / f"{stem}.png").write_bytes(to_png(picture))
+            save(picture, folder, f"{section.key}-{picture.name}")

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matplotlib import style
@@ -111,9 +112,7 @@ def reach(interval: Interval) -> list[list[float]]:
 
 def legend_below(figure: Figure, handles: Mapping[str, Any], columns: int = 4) -> None:
     """Below everything, where it covers no data. Names are shortened."""
-    figure.legend(
-        list(handles.values()), [short(name) for name in handles], loc="outside lower center", ncols=columns
-    )
+    figure.legend(list(handles.values()), [short(name) for name in handles], loc="outside lower center", ncols=columns)
 
 
 def to_svg(picture: Picture) -> bytes:
@@ -129,6 +128,12 @@ def to_png(picture: Picture) -> bytes:
         content = io.BytesIO()
         picture.figure.savefig(content, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return content.getvalue()
+
+
+def save(picture: Picture, folder: Path, stem: str) -> None:
+    """As STEM.svg and STEM.png. Raises OSError."""
+    (folder / f"{stem}.svg").write_bytes(to_svg(picture))
+    (folder / f"{stem}.png").write_bytes(to_png(picture))
 
 
 def _without_document_type(svg: bytes) -> bytes:

@@ -10,6 +10,15 @@ from pathlib import Path
 _USER, _SYSTEM = 11, 12
 
 
+def machine_seconds() -> float | None:
+    """Time that all processors of the machine have spent on anything since it began; None where there is no /proc."""
+    try:
+        user, nice, system, _, _, interrupts, soft, *_ = Path("/proc/stat").read_text().split()[1:]
+    except (OSError, ValueError):
+        return None
+    return sum(map(int, (user, nice, system, interrupts, soft))) / os.sysconf("SC_CLK_TCK")
+
+
 def cpu_seconds(process_ids: Sequence[int]) -> float | None:
     """User and system time of all threads of these processes since they began; None where there is no /proc."""
     ticks = 0
