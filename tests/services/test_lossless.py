@@ -20,7 +20,7 @@ from tests.support.trio import OFF, Trio, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
-SAMPLES = 2_000
+SAMPLES = 800
 
 
 @settings(max_examples=12, deadline=None)
