@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.overlap.costs import Costs
-from bench.overlap.run import AHEAD, BRANCHES, NONE, Sums, Task, check_text
+from bench.overlap.run import AHEAD, NONE, Sums, Task, check_text
 from bench.overlap.service import DRAFT, TARGET
 from bench.overlap.services import Caller, Process, delayed, orchestrated, process
 from bench.overlap.vocabulary import tokenizer
@@ -129,7 +129,7 @@ async def measure(
     found = Capacities(task.lengths[0], stretch, given or 0.0)
     for layout in layouts:
         async with _served(task, costs.stretched(stretch), layout) as (caller, processes):
-            policies = {way: task.policy(found.length, BRANCHES[way]) for way in (NONE, AHEAD)}
+            policies = {way: task.policy(found.length, way) for way in (NONE, AHEAD)}
             await caller.complete(0, _WARM_TOKENS, policies[NONE])
             for way in (NONE,) if layout.is_shared else (NONE, AHEAD):
                 done = found.loads[layout, way] = []

@@ -72,7 +72,8 @@ def overlap(
     stretch: Annotated[
         float | None,
         typer.Option(
-            min=1.0, help=f"How many times as long all takes: live, {LIVE_STRETCH:g}; --capacity, {CAPACITY_STRETCH:g}."
+            min=1.0,
+            help=f"How many times as long all takes; 1, --ratio {LIVE_STRETCH:g}, --capacity {CAPACITY_STRETCH:g}.",
         ),
     ] = None,
     plots: Annotated[
@@ -92,9 +93,10 @@ def overlap(
         goals = read_goals("overlap")
         console = stdout()
         console.print(describe_machine())
-        console.print("A paced replay: what models said is real, what a step takes is set.\n")
+        longer = "" if stretch is None else f", all of it {stretch:g} times as long"
+        console.print(f"A paced replay: what models said is real, what a step takes is set{longer}.\n")
         prepare_for_models()
-        asked = {"texts": texts, "max_tokens": max_tokens, "repeat": repeat, "seed": seed}
+        asked = {"texts": texts, "max_tokens": max_tokens, "repeat": repeat, "seed": seed, "stretch": stretch}
         with Console(stderr=True).status("reading the recordings", refresh_per_second=1) as status:
             kept = _Recordings(record, status.update)
             if paper:
@@ -106,7 +108,7 @@ def overlap(
             def task(draft: str, temperature: float) -> Task:
                 recording, path = kept.of(draft, temperature)
                 lengths = sorted(set(length or (_QUICK_LENGTHS if quick else _LENGTHS)))
-                return Task(recording, path, lengths, texts, max_tokens, repeat, order)
+                return Task(recording, path, lengths, texts, max_tokens, repeat, order, stretch or 1.0)
 
             if capacity:
                 one = replace(task(NOISE, 0.0), lengths=length or [_LENGTH_TOGETHER])
@@ -120,7 +122,7 @@ def overlap(
             if ratio or check:
                 measured.live = measure_live(
                     DRAFTS[NOISE], length or LIVE_LENGTHS, min(texts, LIVE_TEXTS), min(max_tokens, LIVE_TOKENS),
-                    stretch or LIVE_STRETCH, seed, status.update,
+                    (stretch if ratio else None) or LIVE_STRETCH, seed, status.update,
                 )  # fmt: skip
         _show(console, measured)
         _draw(plots, lambda: filter(None, [curves.live(measured, DRAFTS)]))
@@ -209,7 +211,7 @@ async def _measure(task: Callable[[str, float], Task], wires: Sequence[float], s
         one = task(draft, temperature)
         measured.bounds[draft, temperature] = bound(one, Costs())
         measured.sides[draft, temperature, delay] = await alone(one, Costs(wire=delay), list(BRANCHES), say)
-    free = Task(greedy.recording, greedy.path, _FREE_LENGTHS, greedy.texts, greedy.tokens, 1, greedy.order)
+    free = replace(greedy, lengths=_FREE_LENGTHS, repetitions=1)
     sides = await alone(free, Costs(draft=0.0, wire=0.0), [NONE], say)
     measured.free = sides, measured.bounds[NOISE, 0.0]
     if NEAR in wires:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bench.goals import Figure
 from bench.intervals import share
 from bench.overlap.live import MOST_LATE, Live
-from bench.overlap.run import AHEAD, MAIN_LINE, NONE, Bound, Sides, Sums, best
+from bench.overlap.run import ADAPTIVE, AHEAD, MAIN_LINE, NONE, Bound, Sides, Sums, best
 from bench.serve.records import Percentiles
 
 #: Drafts, as the names of figures have them.
@@ -54,15 +54,15 @@ def figures(measured: Measured) -> Iterable[Figure]:
     if measured.free is not None:
         sides, bound = measured.free
         length, sums = best(sides, NONE)
-        yield Figure("ideal_run", sums.speed / bound.speed, note=f"{sums.speed:.0f} tokens/s at length {length}")
+        yield Figure("ideal_run", sums.speed / bound.speed, note=f"{sums.speed:.0f} tokens/s at {length}")
 
 
 def _of_ideal(measured: Measured, name: str, draft: str, wire: float) -> Figure:
     sides, bound = measured.sides.get((draft, 0.0, wire)), measured.bounds.get((draft, 0.0))
     if sides is None or bound is None:
         return Figure.skipped(name, f"needs {draft} at a wire of {wire:g} ms")
-    length, sums = best(sides, AHEAD)
-    note = f"{sums.speed:.0f} tokens/s at length {length}; the bound: {bound.speed:.0f} at {bound.length}"
+    length, sums = best(sides, AHEAD, ADAPTIVE)
+    note = f"{sums.speed:.0f} tokens/s at {length}; the bound: {bound.speed:.0f} at {bound.length}"
     return Figure(name, sums.speed / bound.speed, note=note)
 
 
@@ -70,8 +70,8 @@ def _over(measured: Measured, name: str, way: str, wire: float) -> Figure:
     sides = measured.sides.get((NOISE, 0.0, wire))
     if sides is None:
         return Figure.skipped(name, f"needs {NOISE} at a wire of {wire:g} ms")
-    (length, sums), (other_length, other) = best(sides, AHEAD), best(sides, way)
-    note = f"{sums.speed:.0f} tokens/s at length {length}; {way}: {other.speed:.0f} at {other_length}"
+    (length, sums), (other_length, other) = best(sides, AHEAD, ADAPTIVE), best(sides, way)
+    note = f"{sums.speed:.0f} tokens/s at {length}; {way}: {other.speed:.0f} at {other_length}"
     return Figure(name, sums.speed / other.speed, note=note)
 
 
@@ -82,7 +82,7 @@ def _hit_rate(measured: Measured, name: str, temperature: float) -> Figure:
     length, sums = best(sides, AHEAD)
     if sums.hit_rate is None:
         return Figure.failed(name, "nothing was ever foreseen")
-    return Figure(name, sums.hit_rate, note=f"at length {length}; {_kinds(sums)}")
+    return Figure(name, sums.hit_rate, note=f"at {length}; {_kinds(sums)}")
 
 
 def _hit_rate_live(measured: Measured) -> Figure:
@@ -100,7 +100,7 @@ def _hit_rate_live(measured: Measured) -> Figure:
         return Figure.skipped(
             name, f"no verdict of {hits + misses} outcomes; {LEAST_OUTCOMES} are needed", sums.hit_rate
         )
-    note = f"at length {length}; {_kinds(sums)}; {steps}"
+    note = f"at {length}; {_kinds(sums)}; {steps}"
     return Figure(name, sums.hit_rate, note=note, interval=share(hits, hits + misses))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ from tandem.cli.errors import CliError
 from tandem.policies import policy_from_names
 from tandem.v1 import completion_pb2, policy_pb2
 
-#: Ways to draft, by the branches that they allow.
-NONE, MAIN_LINE, AHEAD = "no look-ahead", "main line only", "look-ahead"
-BRANCHES: Mapping[str, int] = {NONE: 0, MAIN_LINE: 1, AHEAD: 16}
+#: Ways to draft, by the branches that they allow; the last with lengths by the rule `goodput`, all others fixed ones.
+NONE, MAIN_LINE, AHEAD, ADAPTIVE = "no look-ahead", "main line only", "look-ahead", "look-ahead, goodput"
+BRANCHES: Mapping[str, int] = {NONE: 0, MAIN_LINE: 1, AHEAD: 16, ADAPTIVE: 16}
+_LONGEST = 16  # of adaptive ones
 _WARM_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """path: of the recording. texts: how many of it are completed, `tokens` of each. repetitions: of each of them.
-    lengths: fixed ones, candidates of a block."""
+    lengths: fixed ones, candidates of a block. stretch: how many times as long everything takes; figures are of times
+    that are divided by it, so that what the services themselves need counts that much less."""
 
     recording: Recording
     path: Path
@@ -35,23 +37,30 @@ class Task:
     tokens: int = 128
     repetitions: int = 1
     order: random.Random = field(default_factory=lambda: random.Random(0))
+    stretch: float = 1.0
 
     @property
     def part(self) -> Recording:
         """The texts that are completed."""
         return replace(self.recording, texts=self.recording.texts[: self.texts])
 
-    def policy(self, length: int, branches: int) -> policy_pb2.SpeculationPolicy:
+    def policy(self, length: int, way: str) -> policy_pb2.SpeculationPolicy:
         accept = "coupled" if self.recording.temperature else "exact"
-        policy = policy_from_names("fixed", accept, max_tokens=length)
-        policy.look_ahead = branches
+        policy = policy_from_names("goodput" if way == ADAPTIVE else "fixed", accept, max_tokens=length)
+        policy.look_ahead = BRANCHES[way]
         return policy
+
+    def sides(self, ways: Iterable[str]) -> list[tuple[str, int]]:
+        """Ways to draft, each with its lengths."""
+        return [(way, length) for way in ways for length in ([_LONGEST] if way == ADAPTIVE else self.lengths)]
 
 
 @dataclass(slots=True)
 class Sums:
-    """One way to draft at one length and one delay. asked: milliseconds that an asked-for block took, with the wire."""
+    """One way to draft at one length and one delay. asked: milliseconds that an asked-for block took, with the wire.
+    stretch: of all times that are added."""
 
+    stretch: float = 1.0
     tokens: int = 0
     seconds: float = 0.0
     rounds: int = 0
@@ -76,7 +85,7 @@ class Sums:
     def add(self, finish: completion_pb2.Finish, rounds: Sequence[completion_pb2.RoundAccount] = ()) -> None:
         report, time = finish.speculation, finish.speculation.time
         self.tokens += finish.usage.completion_tokens - 1
-        self.seconds += (time.total_microseconds - time.first_token_microseconds) / 1e6
+        self.seconds += (time.total_microseconds - time.first_token_microseconds) / 1e6 / self.stretch
         self.rounds += report.verify_steps
         ahead = report.look_ahead
         self.hits["all kept"] += ahead.hits_all_kept
@@ -86,7 +95,8 @@ class Sums:
         self.pushed += ahead.pushed_tokens
         self.taken += ahead.taken_tokens
         self.size += ahead.pushed_bytes
-        self.asked += [_draft_milliseconds(each.time) for each in rounds if each.drafted and not each.foreseen]
+        asked = [each for each in rounds if each.drafted and not each.foreseen]
+        self.asked += [_draft_milliseconds(each.time) / self.stretch for each in asked]
 
     def to_plain(self) -> dict[str, Any]:
         return {
@@ -117,13 +127,13 @@ def check_text(task: Task, text: int, tokens: Sequence[int]) -> None:
 
 async def alone(task: Task, costs: Costs, ways: Sequence[str], say: Callable[[str], None]) -> Sides:
     """One caller. Sides are taken in an order drawn anew for each text. Raises CliError."""
-    sides: Sides = {(way, length): Sums() for way in ways for length in task.lengths}
+    sides: Sides = {side: Sums(task.stretch) for side in task.sides(ways)}
     async with _served(task, costs) as caller:
         for number in range(task.texts * task.repetitions):
             text = number % task.texts
             for way, length in task.order.sample(list(sides), k=len(sides)):
                 say(f"wire {costs.wire:g} ms, text {number + 1} of {task.texts * task.repetitions}: {way}, {length}")
-                policy = task.policy(length, BRANCHES[way])
+                policy = task.policy(length, way)
                 tokens, finish, _ = await caller.complete(text, task.tokens, policy)
                 check_text(task, text, tokens)
                 sides[way, length].add(finish)
@@ -133,12 +143,12 @@ async def alone(task: Task, costs: Costs, ways: Sequence[str], say: Callable[[st
 async def together(task: Task, costs: Costs, callers: int, length: int, say: Callable[[str], None]) -> dict[str, Sums]:
     """So many callers at once, each with texts of the recording one after the other, with and without look-ahead; by
     way to draft. Raises CliError."""
-    sums = {NONE: Sums(), AHEAD: Sums()}
+    sums = {NONE: Sums(task.stretch), AHEAD: Sums(task.stretch)}
     async with _served(task, costs) as caller:
 
         async def call(number: int, way: str) -> None:
             text = number % len(task.recording.texts)
-            policy = task.policy(length, BRANCHES[way])
+            policy = task.policy(length, way)
             tokens, finish, rounds = await caller.complete(text, task.tokens, policy, audit=True)
             check_text(task, text, tokens)
             sums[way].add(finish, rounds)
@@ -152,9 +162,9 @@ async def together(task: Task, costs: Costs, callers: int, length: int, say: Cal
 
 def _served(task: Task, costs: Costs) -> Any:
     # What a busy processor delays is not the draft's fault, and is not to change what is measured.
-    recording = task.recording
+    recording, stretched = task.recording, costs.stretched(task.stretch)
     return replaying(
-        task.path, costs, temperature=recording.temperature, seed=recording.seed, draft_patience_seconds=5.0
+        task.path, stretched, temperature=recording.temperature, seed=recording.seed, draft_patience_seconds=5.0
     )
 
 
@@ -172,6 +182,7 @@ def bound(task: Task, costs: Costs, longest: int = 32) -> Bound:
     return Bound(*max(speeds))
 
 
-def best(sides: Sides, way: str) -> tuple[int, Sums]:
-    """The fastest length of a way to draft, and its sums."""
-    return max(((length, sums) for (each, length), sums in sides.items() if each == way), key=lambda one: one[1].speed)
+def best(sides: Sides, *ways: str) -> tuple[str, Sums]:
+    """The fastest of these ways to draft, as text, and its sums."""
+    (way, length), sums = max((each for each in sides.items() if each[0][0] in ways), key=lambda one: one[1].speed)
+    return f"{'up to' if way == ADAPTIVE else 'length'} {length}", sums
