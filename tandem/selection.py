@@ -65,7 +65,7 @@ def top_places(rows: Tensor, count: int) -> Tensor:
 def _segments(rows: Tensor, width: int) -> tuple[Tensor | None, Tensor]:
     """Rows as segments [..., V // width, width] (None where that is not worth it) and what is left over."""
     size = rows.shape[-1]
-    if size < 4 * width:
+    if size < 8 * width:
         return None, rows
     whole = size - size % width
     return rows[..., :whole].unflatten(-1, (-1, width)), rows[..., whole:]

@@ -21,7 +21,6 @@ from tandem.v1 import completion_pb2, policy_pb2
 NONE, MAIN_LINE, AHEAD, ADAPTIVE = "no look-ahead", "main line only", "look-ahead", "look-ahead, goodput"
 BRANCHES: Mapping[str, int] = {NONE: 0, MAIN_LINE: 1, AHEAD: 16, ADAPTIVE: 16}
 _LONGEST = 16  # of adaptive ones
-_WARM_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +128,8 @@ async def alone(task: Task, costs: Costs, ways: Sequence[str], say: Callable[[st
     """One caller. Sides are taken in an order drawn anew for each text. Raises CliError."""
     sides: Sides = {side: Sums(task.stretch) for side in task.sides(ways)}
     async with _served(task, costs) as caller:
+        if any(way == ADAPTIVE for way, _ in sides):  # what it learns of a pair it learns once
+            await caller.complete(0, task.tokens, task.policy(_LONGEST, ADAPTIVE))
         for number in range(task.texts * task.repetitions):
             text = number % task.texts
             for way, length in task.order.sample(list(sides), k=len(sides)):

@@ -23,6 +23,7 @@ from draft_service.server import DraftServicer
 from orchestrator.answers import (
     MalformedAnswerError,
     check_ahead,
+    check_branch,
     check_drafted,
     check_generated,
     check_resolved,
@@ -175,11 +176,13 @@ def _could_be_ahead(opening: draft_pb2.DraftOpen, asked: Any, found: draft_pb2.D
         return True
     continuation = asked.continuation
     most = asked.used if isinstance(asked, draft_pb2.DraftTaken) else asked.limits.max_tokens
-    foreseen = Foreseen()
     position = continuation.position + len(continuation.token_ids)
-    foreseen.begin(Base(asked.round, position, most, asked.look_ahead))
+    foreseen, base = Foreseen(), Base(asked.round, position, most, asked.look_ahead)
+    foreseen.begin(base)
     try:
-        check_ahead(opening, foreseen, found)
+        check_ahead(foreseen, found)
+        for branch in found.branches:
+            check_branch(opening, base, branch)
     except MalformedAnswerError:
         return False
     return True

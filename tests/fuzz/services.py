@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from orchestrator.ending import Ending
-from tandem.inference.engine import Engine
+from tandem.inference.engine import Engine, EngineLimits
 from tandem.rpc.server import Server
 from tandem.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from tests.fuzz.report import Tally, logged_defects
@@ -42,7 +42,8 @@ async def fuzz(side: str, messages: int, seed: int) -> Tally:
     tally = Tally(side)
     models = (tiny_llama(1, context=CONTEXT), tiny_llama(1, noise=0.1, context=CONTEXT))
     caches = dict.fromkeys(("target_cache_bytes", "draft_cache_bytes"), CACHE_BYTES)
-    async with trio(*models, byte_tokenizer(VOCABULARY), **caches) as services:
+    ahead = EngineLimits(ahead_rows=16)
+    async with trio(*models, byte_tokenizer(VOCABULARY), draft_limits=ahead, **caches) as services:
         server, engine = (
             (services.draft, services.draft_engine) if side == "draft" else (services.target, services.target_engine)
         )
@@ -134,7 +135,7 @@ async def _talk(call: Any, talk: Talk, tally: Tally) -> None:
 
     async def exchange(data: bytes) -> None:
         await say(data)
-        while (answer := await call.read()) is not grpc.aio.EOF:
+        while not talk.is_silent and (answer := await call.read()) is not grpc.aio.EOF:
             if talk.took(answer):
                 return
 

@@ -17,10 +17,12 @@ _LONGEST = CONTEXT - 12
 
 
 class Talk:
-    """One sequence, as one who behaves knows it. end: tokens that are committed. candidates: of the last block."""
+    """One sequence, as one who behaves knows it. end: tokens that are committed. candidates: of the last block.
+    is_silent: whether nothing answers what `next` gave last."""
 
     path: str
     request: type
+    is_silent = False
 
     def __init__(self, drawn: random.Random) -> None:
         self.drawn = drawn
@@ -109,8 +111,14 @@ class Talk:
 
 
 class DraftTalk(Talk):
+    """ahead: candidates of blocks for what may become of the last one, by outcome."""
+
     path = "/tandem.v1.DraftService/Draft"
     request = draft_pb2.DraftRequest
+
+    def __init__(self, drawn: random.Random) -> None:
+        super().__init__(drawn)
+        self.ahead: dict[tuple[int, int], list[int]] = {}
 
     def first(self) -> draft_pb2.DraftRequest:
         format = distribution_pb2.DistributionFormat(max_entries=self.entries, mass=self.mass)
@@ -118,6 +126,9 @@ class DraftTalk(Talk):
 
     def next(self) -> draft_pb2.DraftRequest:
         drawn = self.drawn
+        self.is_silent = False
+        if self.ahead and drawn.random() < 0.7:
+            return draft_pb2.DraftRequest(taken=self._taken())
         has_tail = self.candidates and self.entries and not self.is_sampled and self.entries < VOCABULARY
         if has_tail and drawn.random() < 0.3:
             indices = drawn.sample(range(len(self.candidates)), drawn.randint(1, len(self.candidates)))
@@ -130,12 +141,36 @@ class DraftTalk(Talk):
             limits.acceptance_curve.entropies.extend([0.0, 2.0])
             limits.acceptance_curve.acceptances.extend([0.9, 0.3])
         continuation = self._continuation()
+        self.ahead = {}
         return draft_pb2.DraftRequest(
-            round=draft_pb2.DraftRound(round=self.round, continuation=continuation, limits=limits)
+            round=draft_pb2.DraftRound(
+                round=self.round, continuation=continuation, limits=limits, look_ahead=self._look_ahead()
+            )
+        )
+
+    def _look_ahead(self) -> draft_pb2.LookAhead:
+        most = self.drawn.choice((0, 1, 4, 64))
+        return draft_pb2.LookAhead(max_branches=most, limits={"max_tokens": self.drawn.choice((0, 1, 5))})
+
+    def _taken(self) -> draft_pb2.DraftTaken:
+        """One that came ahead. Nobody answers it."""
+        (kept, token), block = self.drawn.choice(sorted(self.ahead.items()))
+        used = self.drawn.randint(0, len(block))
+        self.round += 1
+        continuation = block_pb2.Continuation(position=self.end + kept, kept=kept, token_ids=[token])
+        self.end += kept + 1
+        self.candidates, self.ahead, self.is_silent = block[:used], {}, True
+        return draft_pb2.DraftTaken(
+            round=self.round, continuation=continuation, used=used, look_ahead=self._look_ahead()
         )
 
     def took(self, answer: bytes) -> bool:
         read = draft_pb2.DraftResponse.FromString(answer)
+        if read.HasField("ahead"):
+            if read.ahead.round == self.round:
+                for branch in read.ahead.branches:
+                    self.ahead.setdefault((branch.kept, branch.token_id), []).extend(branch.block.token_ids)
+            return False
         if read.HasField("block"):
             self.candidates = list(read.block.block.token_ids)
         return True
