@@ -25,7 +25,6 @@ class Deadline:
         """Seconds, 0 once it is over; None where there is no deadline."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
-
     @property
     def is_over(self) -> bool:
         """Or as good as that: whoever ends a call at its deadline does so by a clock of its own."""
