@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from draft_service.drafters.base import Ahead, Candidates, DraftSequence
 from draft_service.drafters.growth import candidates
 from tandem.v1 import block_pb2, draft_pb2
 from tandem.wire import row_message
 
+# Of a core, by a message: writing and reading it, and waking whoever does.
+_MESSAGE_SECONDS = 0.001
 # Of one round, where nobody has said how many.
 _MOST_BYTES = 1 << 20
 # What a message has besides its branches, a branch's place in it, and a token at most: how much is sent must not tell
@@ -14,6 +18,19 @@ _MOST_BYTES = 1 << 20
 _MESSAGE_BYTES = 32
 _PLACE_BYTES = 6
 _TOKEN_BYTES = 5
+
+
+@dataclass(slots=True)
+class Pushers:
+    """All streams that push; streams: how many there are. A message takes the processors' time whatever is in it, which
+    steps and asked-for blocks need too: the more streams, the fewer and larger messages of each."""
+
+    streams: int = 0
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one message of a stream to its next; none where there is no other stream."""
+        return max(0, self.streams - 1) * _MESSAGE_SECONDS
 
 
 class Pushing:

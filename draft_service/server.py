@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 
 from draft_service.drafters.base import Drafter, SequenceSpec
+from draft_service.pushing import Pushers
 from draft_service.stream import DraftStream
 from tandem.faults import reported
 from tandem.grammars import Grammars
@@ -43,6 +44,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         if self._telemetry.is_read:
             drafter.observe(self._telemetry)
         self._stale_messages = 0
+        self._pushers = Pushers()
 
     async def Draft(
         self, request_iterator: AsyncIterator[draft_pb2.DraftRequest], context: grpc.aio.ServicerContext
@@ -60,7 +62,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             try:
                 yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
                 progress = Progress(list(spec.tokens), self._vocabulary_size, self._most_tokens)
-                stream = DraftStream(sequence, progress, session, self._count_stale)
+                stream = DraftStream(sequence, progress, session, self._count_stale, self._pushers)
                 async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:
                         yield response

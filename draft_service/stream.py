@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from draft_service.drafters.base import DraftSequence
-from draft_service.pushing import Pushing, drafted_block
+from draft_service.pushing import Pushers, Pushing, drafted_block
 from tandem.block_limits import check_limits, check_look_ahead
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
@@ -20,14 +20,25 @@ class DraftStream:
     """Serves one sequence. A block is drafted also while its reader has still to take in what came ahead."""
 
     def __init__(
-        self, sequence: DraftSequence, progress: Progress, session: Session, on_stale: Callable[[], None]
+        self,
+        sequence: DraftSequence,
+        progress: Progress,
+        session: Session,
+        on_stale: Callable[[], None],
+        pushers: Pushers | None = None,
     ) -> None:
+        """pushers: all streams of the service."""
         self._sequence = sequence
         self._progress = progress
         self._session = session
         self._on_stale = on_stale
         self._loop = asyncio.get_running_loop()
         self._pushing = Pushing(sequence)
+        self._pushers = pushers or Pushers()
+        self._pushes_at = 0.0  # the next message, by the loop's clock
+        self._pushes = False
+        self._has_grown = False  # since the last one, and somebody sees to it
+        self._timer: asyncio.TimerHandle | None = None
         self._ahead = NO_SPAN  # of what is drafted ahead of the last block
         self._news = asyncio.Event()  # there may be something to write
         self._answer: draft_pb2.DraftResponse | None = None
@@ -46,14 +57,30 @@ class DraftStream:
                     answer, self._answer = self._answer, None
                     yield answer
                     self._answered.set()
-                while self._answer is None and (message := self._pushing.next()) is not None:
+                while self._answer is None and self._may_push() and (message := self._pushing.next()) is not None:
                     yield message
                     self._pushing.written()
+                    self._pushes_at = self._loop.time() + self._pushers.interval
             await answering
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
             self._settle()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _may_push(self) -> bool:
+        """Where it is too early, it will be tried again in time."""
+        if self._loop.time() < self._pushes_at:
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._pushes_at, self._push_again)
+            return False
+        self._has_grown = False
+        return True
+
+    def _push_again(self) -> None:
+        self._timer = None
+        self._news.set()
 
     async def _answer_all(self, requests: AsyncIterator[draft_pb2.DraftRequest]) -> None:
         async for request in requests:
@@ -117,11 +144,15 @@ class DraftStream:
         """A reader that has not even taken in what came before the last block is not sent more."""
         if plan.max_branches and self._pushing.begin(self._progress.round, self._progress.position, plan):
             self._ahead = self._session.ahead()
+            self._pushers.streams += not self._pushes
+            self._pushes, self._pushes_at, self._has_grown = True, 0.0, False
             self._sequence.look_ahead(self._progress.tokens, self._progress.round, plan, self._grown)
 
     def _settle(self, *, taken: bool = False) -> None:
         """What became of the last block is known, or nobody will know it. To be called while that is the last one."""
         self._pushing.end()
+        self._pushers.streams -= self._pushes
+        self._pushes = False
         span, self._ahead = self._ahead, NO_SPAN
         if span.is_recorded:
             branches = [len(branch.drawn) for branch in self._sequence.ahead()]
@@ -129,6 +160,9 @@ class DraftStream:
 
     def _grown(self) -> None:
         """On any thread."""
+        if self._has_grown:
+            return
+        self._has_grown = True
         try:
             self._loop.call_soon_threadsafe(self._news.set)
         except RuntimeError:

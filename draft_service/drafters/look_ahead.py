@@ -166,7 +166,12 @@ class LookAhead:
         choices = [len(self._choices(base, kept)) for kept in range(len(base.drawn))]
         choices.append(_MOST_CHOICES if self._goes_on(base) else 0)
         acceptances = [self.acceptance(each) for each in base.drawn]
-        chosen = self._ranking(acceptances, shares, choices, base.plan.max_branches)
+        least = self._engine.least_worth()
+        chosen = [
+            outcome
+            for outcome in self._ranking(acceptances, shares, choices, base.plan.max_branches)
+            if base.worth(outcome.probability) > least
+        ]
         behind = [outcome for outcome in chosen if outcome.kept == len(base.drawn)]
         for outcome in chosen:
             if outcome.kept < len(base.drawn):

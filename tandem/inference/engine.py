@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -48,6 +49,8 @@ _log = logging.getLogger(__name__)
 _LOGITS_BYTES = 256 << 20
 # Where a device of its own computes, so many rows take hardly longer than one.
 _AHEAD_ROWS = 16
+# Works that nobody awaits, for each row that they may fill.
+_AHEAD_WORKS = 2
 # Seconds between looks at whether a step has become possible, where others hold the whole cache.
 _STALL_SECONDS = 0.02
 # Where another has had the turn: most time to wait for what is on its way, and most between two arrivals.
@@ -248,8 +251,18 @@ class Engine:
         branch.close()
 
     def run_ahead(self, work: AheadWork) -> None:
-        """Takes on a work that nobody awaits. From a work or `call`."""
+        """Takes on a work that nobody awaits; of too many the one that is worth least ends, and its branch closes. From
+        a work or `call`."""
         self._jobs.append(AheadJob(work))
+        ahead = [job for job in self._jobs if job.worth is not None and not job.sequence.closed]
+        if len(ahead) > _AHEAD_WORKS * self.ahead_rows:
+            self.close_branch(min(ahead, key=_worth).sequence)
+
+    def least_worth(self) -> float:
+        """What a work that nobody awaits has to be worth to find room in a step beside those that there are: most of
+        what is begun under load would never be run. From a work or `call`."""
+        worths = sorted((_worth(job) for job in self._jobs if not job.sequence.closed), reverse=True)
+        return worths[self.ahead_rows - 1] if len(worths) >= self.ahead_rows else 0.0
 
     def _loop(self) -> None:
         try:
@@ -468,6 +481,10 @@ class Engine:
                 self._jobs = [message]
             elif message is not None:
                 _call(message)
+
+
+def _worth(job: Job) -> float:
+    return math.inf if job.worth is None else job.worth
 
 
 def _call(function: Callable[[], None]) -> None:

@@ -121,13 +121,20 @@ async def test_the_branches_worth_most_go_first() -> None:
     async with started(runner, ahead_rows=2) as engine:
         root = await rooted(engine)
         runner.chunks.clear()
-        works = await branched(engine, root, range(20, 26), 3)
+        works = await branched(engine, root, range(20, 24), 3)
         await until(lambda: done(works))
         numbers = [work.sequence.number for work in works]
-        assert [number for step in runner.chunks for number, _ in step[:1]] == [numbers[0]] * 3 + [numbers[2]] * 3 + [
-            numbers[4]
-        ] * 3
+        assert [step[0][0] for step in runner.chunks] == [numbers[0]] * 3 + [numbers[2]] * 3
         assert all(len(step) == 2 for step in runner.chunks)
+
+
+async def test_of_more_branches_than_can_be_run_those_worth_least_end() -> None:
+    async with started(GatedRunner(), ahead_rows=2) as engine:
+        root = await rooted(engine)
+        works = await branched(engine, root, range(20, 28), 3)
+        await until(lambda: done(works[:4]))
+        assert all(work.sequence.closed for work in works[4:])
+        assert not any(work.sequence.closed for work in works[:4])
 
 
 async def test_without_rows_for_them_there_are_none_on_a_cpu() -> None:

@@ -378,6 +378,19 @@ async def test_rows_go_to_whom_a_hit_saves_most() -> None:
         assert drafted[0] < drafted[1] / 2
 
 
+async def test_many_who_look_ahead_do_not_begin_more_than_steps_have_room_for() -> None:
+    plan = {"max_branches": 16, "limits": {"max_tokens": 64}}
+    async with serving(rows=4, context=4096) as service:
+        talks = [await service.open(verification=GREEDY) for _ in range(8)]
+        for talk in talks:
+            await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead=plan)
+        most = 0
+        for _ in range(20):
+            most = max(most, sum(job.worth is not None for job in list(service.engine._jobs)))
+            await asyncio.sleep(0.005)
+        assert 0 < most <= 8
+
+
 async def test_nothing_is_drafted_ahead_where_there_are_no_rows_for_it() -> None:
     async with serving(rows=0) as service:
         talk = await service.open(verification=GREEDY)
