@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -183,6 +184,10 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
+            # What modules and models have made stays for good. To look through all of it for what is no longer needed
+            # would stop the service for a quarter of a second, now and then.
+            gc.collect()
+            gc.freeze()
             port = await self.start()
             if on_started is not None:
                 on_started(port)
