@@ -59,7 +59,6 @@ class Sums:
     """One way to draft at one length and one delay. asked: milliseconds that an asked-for block took, with the wire.
     stretch: of all times that are added."""
 
-    stretch: float = 1.0
     tokens: int = 0
     seconds: float = 0.0
     rounds: int = 0
@@ -69,6 +68,7 @@ class Sums:
     taken: int = 0
     size: int = 0
     asked: list[float] = field(default_factory=list)
+    stretch: float = 1.0
 
     @property
     def speed(self) -> float:
@@ -126,7 +126,7 @@ def check_text(task: Task, text: int, tokens: Sequence[int]) -> None:
 
 async def alone(task: Task, costs: Costs, ways: Sequence[str], say: Callable[[str], None]) -> Sides:
     """One caller. Sides are taken in an order drawn anew for each text. Raises CliError."""
-    sides: Sides = {side: Sums(task.stretch) for side in task.sides(ways)}
+    sides: Sides = {side: Sums(stretch=task.stretch) for side in task.sides(ways)}
     async with _served(task, costs) as caller:
         if any(way == ADAPTIVE for way, _ in sides):  # what it learns of a pair it learns once
             await caller.complete(0, task.tokens, task.policy(_LONGEST, ADAPTIVE))
@@ -144,7 +144,7 @@ async def alone(task: Task, costs: Costs, ways: Sequence[str], say: Callable[[st
 async def together(task: Task, costs: Costs, callers: int, length: int, say: Callable[[str], None]) -> dict[str, Sums]:
     """So many callers at once, each with texts of the recording one after the other, with and without look-ahead; by
     way to draft. Raises CliError."""
-    sums = {NONE: Sums(task.stretch), AHEAD: Sums(task.stretch)}
+    sums = {NONE: Sums(stretch=task.stretch), AHEAD: Sums(stretch=task.stretch)}
     async with _served(task, costs) as caller:
 
         async def call(number: int, way: str) -> None:

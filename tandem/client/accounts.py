@@ -50,7 +50,8 @@ class TokenAccount:
 class RoundAccount:
     """A round with candidates; for `audit`. The columns have an entry for each candidate.
 
-    distances: empty where none was measured. thresholds: those in force, by name.
+    distances: empty where none was measured. thresholds: those in force, by name. foreseen: whether the draft had made
+    the block before it was asked for.
     """
 
     round: int
@@ -62,3 +63,4 @@ class RoundAccount:
     distances: tuple[float, ...]
     thresholds: dict[str, float]
     time: RoundTime | None
+    foreseen: bool

@@ -51,6 +51,31 @@ class Time:
     rounds: RoundTime | None
 
 
+@mirrors(completion_pb2.LookAheadReport)
+@dataclass(frozen=True, slots=True)
+class LookAhead:
+    """What was drafted ahead. Rounds are those that come next after a block of which something might have been
+    foreseen: hits, where their block was there, and misses, by what became of the block before; misses also by cause.
+
+    pushed_tokens, pushed_bytes: that came unasked; taken_tokens: of those, verified. stale_messages: of a block that
+    was no longer the last one. hidden_microseconds: what asking for the blocks that were there would have taken.
+    """
+
+    hits_all_kept: int
+    hits_rejected: int
+    misses_all_kept: int
+    misses_rejected: int
+    misses_too_late: int
+    misses_no_branch: int
+    misses_other_token: int
+    misses_short: int
+    pushed_tokens: int
+    taken_tokens: int
+    pushed_bytes: int
+    stale_messages: int
+    hidden_microseconds: int
+
+
 @mirrors(completion_pb2.SpeculationReport)
 @dataclass(frozen=True, slots=True)
 class Speculation:
@@ -60,6 +85,7 @@ class Speculation:
     distribution was in force; lossy_tokens: those that it let through; lossy_charge: a bound on how far the law of the
     text may be from the target's. accepted_at[i]: rounds in which candidate i was accepted. thresholds: at the end, by
     name. draft_failures: times that there was no draft and the target went on alone; plain_tokens: what it made alone.
+    look_ahead: None where nothing was to be drafted ahead.
     """
 
     stop_rule: str
@@ -78,6 +104,7 @@ class Speculation:
     thresholds: dict[str, float]
     draft_failures: int
     plain_tokens: int
+    look_ahead: LookAhead | None
 
 
 @mirrors(completion_pb2.Finish)

@@ -103,13 +103,25 @@ class _Unruly(PromptLookupDrafter):
         return self
 
     async def draft(
-        self, tokens: Sequence[int], cached: int, round_number: int, limits: draft_pb2.DraftLimits
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        *,
+        foresees: bool = False,
     ) -> Candidates:
         block = self._blocks.pop(0)
         if block is None:
             await asyncio.Event().wait()
         assert block is not None
         return block
+
+    def look_ahead(self, *plan: object) -> None:
+        """It does not."""
+
+    def ahead(self) -> tuple[()]:
+        return ()
 
     @property
     def info(self) -> model_pb2.ModelInfo:
