@@ -64,10 +64,12 @@ class DraftStream:
             await answering
         finally:
             answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
-            self._settle()
-            if self._timer is not None:
-                self._timer.cancel()
+            try:
+                await asyncio.gather(answering, return_exceptions=True)
+            finally:  # which may be cancelled in its turn
+                self._settle()
+                if self._timer is not None:
+                    self._timer.cancel()
 
     def _may_push(self) -> bool:
         """Where it is too early, it will be tried again in time."""
@@ -144,14 +146,15 @@ class DraftStream:
         """A reader that has not even taken in what came before the last block is not sent more."""
         if plan.max_branches and self._pushing.begin(self._progress.round, self._progress.position, plan):
             self._ahead = self._session.ahead()
-            self._pushers.streams += not self._pushes
+            self._pushers.streams += 1
             self._pushes, self._pushes_at, self._has_grown = True, 0.0, False
             self._sequence.look_ahead(self._progress.tokens, self._progress.round, plan, self._grown)
 
     def _settle(self, *, taken: bool = False) -> None:
         """What became of the last block is known, or nobody will know it. To be called while that is the last one."""
         self._pushing.end()
-        self._pushers.streams -= self._pushes
+        if self._pushes:
+            self._pushers.streams -= 1
         self._pushes = False
         span, self._ahead = self._ahead, NO_SPAN
         if span.is_recorded:

@@ -261,6 +261,8 @@ class Engine:
     def least_worth(self) -> float:
         """What a work that nobody awaits has to be worth to find room in a step beside those that there are: most of
         what is begun under load would never be run. From a work or `call`."""
+        if not self.ahead_rows:
+            return math.inf
         worths = sorted((_worth(job) for job in self._jobs if not job.sequence.closed), reverse=True)
         return worths[self.ahead_rows - 1] if len(worths) >= self.ahead_rows else 0.0
 

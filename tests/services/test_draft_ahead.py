@@ -131,6 +131,7 @@ def same(one: block_pb2.Block, other: block_pb2.Block) -> None:
 class Service:
     stub: draft_pb2_grpc.DraftServiceStub
     engine: Engine
+    servicer: DraftServicer
 
     async def open(self, **fields: Any) -> Talk:
         talk = Talk(self.stub.Draft())
@@ -143,6 +144,8 @@ class Service:
         async with asyncio.timeout(30):
             while (load := self.engine.load()).cache_bytes or load.sequences or load.waiting:
                 await asyncio.sleep(0.001)
+            while self.servicer._pushers.streams:
+                await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
@@ -152,9 +155,10 @@ async def serving(rows: int = 16, **options: Any) -> AsyncIterator[Service]:
     await drafter.start()
     try:
         server = Server()
-        server.add(draft_pb2_grpc.add_DraftServiceServicer_to_server, DraftServicer(drafter), "tandem.v1.DraftService")
+        servicer = DraftServicer(drafter)
+        server.add(draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService")
         async with server, connect(server.address) as channel, asyncio.timeout(60):
-            yield Service(draft_pb2_grpc.DraftServiceStub(channel), served.engine)
+            yield Service(draft_pb2_grpc.DraftServiceStub(channel), served.engine, servicer)
     finally:
         await drafter.close()
 

@@ -30,11 +30,13 @@ async def check_pair_law(
     *,
     samples: int,
     max_tokens: int = 4,
-    sampling: Mapping[str, Any] = {"temperature": 1.0},  # noqa: B006
+    sampling: Mapping[str, Any] | None = None,
     **services: Any,
 ) -> list[completion_pb2.SpeculationReport]:
     """Completes PROMPT under so many seeds; the second and third token are to have the target's joint law, which is
-    known exactly. services: of `trio`. Returns what the completions report."""
+    known exactly. sampling: at temperature 1 unless said otherwise. services: of `trio`. Returns what the completions
+    report."""
+    sampling = sampling or {"temperature": 1.0}
     joint = _pair_law(list(PROMPT), SamplingParams(**sampling))
     counts: Counter[tuple[int, int]] = Counter()
     reports: list[completion_pb2.SpeculationReport] = []
