@@ -1,0 +1,95 @@
+"""What a draft is made from and how: the settings of a run, as a file of TOML that can be committed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Temperature = Annotated[float, Field(ge=0, le=4)]
+
+
+class RecipeError(ValueError):
+    """A recipe says what cannot be."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prompts(_Section):
+    """files: of prompts (`.jsonl` with `prompt`, `turns` or `messages`, or `.txt` with one a line), relative to the
+    recipe. templates: use the built-in ones. self_written: share of prompts that the target, an instruct model, writes
+    itself, from nothing but the head of a user's turn (Magpie, arXiv 2406.08464). exclude: files of prompts that must
+    not be among them, nor what shares a run of words with them."""
+
+    files: tuple[str, ...] = ()
+    templates: bool = True
+    self_written: float = Field(0.5, ge=0, le=1)
+    exclude: tuple[str, ...] = ()
+
+
+class Data(_Section):
+    """tokens: of answers, all together. answer_tokens: most of one. temperatures: taken in turn. kept: K entries of each
+    of the target's distributions. held_out: share of sequences that are for measuring. shard_tokens: of answers in a
+    shard, about. batch: sequences that are answered together."""
+
+    tokens: int = Field(2_000_000, ge=1)
+    answer_tokens: int = Field(256, ge=1)
+    temperatures: tuple[Temperature, ...] = Field((0.0, 0.7, 1.0), min_length=1)
+    kept: int = Field(64, ge=1)
+    held_out: float = Field(0.02, gt=0, lt=1)
+    shard_tokens: int = Field(32_768, ge=1)
+    batch: int = Field(64, ge=1)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class Student(_Section):
+    """layers: how many. initial: which of the target's they begin as; empty for the first ones and the last. vocabulary:
+    tokens that the draft can say, the commonest ones; 0 for all."""
+
+    layers: int = Field(3, ge=1)
+    initial: tuple[int, ...] = ()
+    vocabulary: int = Field(16_384, ge=0)
+
+
+class Training(_Section):
+    """epochs: passes over the data. batch_tokens: of one step, answers and prompts. learning_rate: the highest.
+    warm_up: share of steps. total_variation: its weight beside KL. checkpoint_seconds, report_steps: between two."""
+
+    epochs: float = Field(2.0, gt=0)
+    batch_tokens: int = Field(4096, ge=1)
+    learning_rate: float = Field(6e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    warm_up: float = Field(0.03, ge=0, lt=1)
+    total_variation: float = Field(0.5, ge=0)
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    checkpoint_seconds: float = Field(300.0, gt=0)
+    report_steps: int = Field(100, ge=1)
+
+
+class Recipe(_Section):
+    """target: a model's name, as the services take it. weights: of the draft's folder."""
+
+    target: str
+    revision: str | None = None
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    weights: Literal["bfloat16", "int8"] = "int8"
+    prompts: Prompts = Prompts()
+    data: Data = Data()
+    student: Student = Student()
+    training: Training = Training()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises RecipeError, which names the field."""
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise RecipeError(f"{path}: {field}: {first['msg']}") from error
