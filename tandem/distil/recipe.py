@@ -32,9 +32,9 @@ class Prompts(_Section):
 
 
 class Data(_Section):
-    """tokens: of answers, all together. answer_tokens: most of one. temperatures: taken in turn. kept: K entries of each
-    of the target's distributions. held_out: share of sequences that are for measuring. shard_tokens: of answers in a
-    shard, about. batch: sequences that are answered together."""
+    """tokens: of answers, all together. answer_tokens: most of one. temperatures: taken in turn. kept: K entries of
+    each of the target's distributions. held_out: share of sequences that are for measuring. shard_tokens: of answers in
+    a shard, about. batch: sequences that are answered together."""
 
     tokens: int = Field(2_000_000, ge=1)
     answer_tokens: int = Field(256, ge=1)
@@ -47,8 +47,8 @@ class Data(_Section):
 
 
 class Student(_Section):
-    """layers: how many. initial: which of the target's they begin as; empty for the first ones and the last. vocabulary:
-    tokens that the draft can say, the commonest ones; 0 for all."""
+    """layers: how many. initial: which of the target's they begin as; empty for the first ones and the last.
+    vocabulary: tokens that the draft can say, the commonest ones; 0 for all."""
 
     layers: int = Field(3, ge=1)
     initial: tuple[int, ...] = ()

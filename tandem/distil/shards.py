@@ -1,7 +1,7 @@
 """What the target wrote, on disk: shards of whole sequences, each with the target's distributions over its answer.
 
-Of each distribution the likeliest entries are kept, at temperature 1 and of the whole vocabulary, so that training needs
-no further pass of the target. A shard is one file of safetensors that appears whole or not at all.
+Of each distribution the likeliest entries are kept, at temperature 1 and of the whole vocabulary, so that training
+needs no further pass of the target. A shard is one file of safetensors that appears whole or not at all.
 """
 
 from __future__ import annotations
