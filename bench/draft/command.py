@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from bench import pair as flags
-from bench.draft.figures import Part
 from bench.draft.metrics import Metrics, read_metrics
+from bench.draft.parts import Part, left_out
 from bench.goals import Figure, judge, read_goals
 from bench.machine import describe_machine
 from bench.pair import Pair
@@ -40,7 +40,7 @@ def draft(
     target_model: flags.TargetModel = "embedded:smollm2",
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     dtype: flags.Dtype = "bfloat16",
-    draft_weights: flags.DraftWeights = "full",
+    draft_weights: flags.DraftWeights = "auto",
     threads: flags.Threads = None,
 ) -> None:
     """How well a draft says what its target would, what a step of it costs, and what the pair gains.
@@ -88,13 +88,13 @@ def _measured(
 ) -> tuple[list[Figure], dict[str, Any]]:
     """All figures, and what they were made of."""
     prepare_for_models()
+    from bench.decode.tables import policy_table
     from bench.draft import figures as made
     from bench.draft.run import FULL, QUICK, InProcess, speeds
     from bench.draft.tables import agreement_table, step_table
-    from bench.decode.tables import policy_table
 
     scale = QUICK if quick else FULL
-    found: list[Figure] = list(made.left_out(parts))
+    found: list[Figure] = list(left_out(parts))
     record: dict[str, Any] = {}
     with Console(stderr=True).status("loading the models") as status:
         # First, while this process has no models: it would take the services' cores and memory.

@@ -1,35 +1,19 @@
-"""The figures of `bench draft`, and which of them were asked for."""
+"""The figures of `bench draft`, from what was measured."""
 
 from __future__ import annotations
 
-import enum
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.decode.run import Sums
 from bench.decode.tables import speed_over
 from bench.draft.agreement import Along, summed
+from bench.draft.parts import GREEDY, OVERLAP, SPEEDS, STEP
 from bench.draft.steps import Steps
 from bench.goals import Figure
 from bench.intervals import geometric_mean
 from bench.policies import ALONE
 from bench.repetition import quartiles
-
-
-class Part(enum.StrEnum):
-    """What the bench measures."""
-
-    AGREEMENT = "agreement"
-    STEP = "step"
-    SPEED = "speed"
-
-
-GREEDY, OVERLAP, STEP = "greedy_agreement", "one_minus_tv", "step_over_target"
-SPEEDS: Mapping[float, str] = {0.0: "speed_over_target_temperature_0", 1.0: "speed_over_target_temperature_1"}
-#: By part.
-FIGURES: Mapping[Part, Sequence[str]] = {
-    Part.AGREEMENT: (GREEDY, OVERLAP), Part.STEP: (STEP,), Part.SPEED: tuple(SPEEDS.values())
-}  # fmt: skip
 
 
 def agreement_figures(found: Sequence[Along]) -> Iterable[Figure]:
@@ -66,10 +50,3 @@ def speed_figures(measured: Mapping[float, Mapping[str, Sums]]) -> Iterable[Figu
         speeds = (geometric_mean(results[name].speeds) for name in (best, ALONE))
         note = f"{best}: " + "{:.1f} tokens/s against {:.1f}".format(*speeds)
         yield Figure(SPEEDS[degree], ratio.middle, (ratio.low, ratio.high), note)
-
-
-def left_out(parts: Collection[Part]) -> Iterable[Figure]:
-    """Of the parts that nobody asked for."""
-    for part, names in FIGURES.items():
-        if part not in parts:
-            yield from (Figure.skipped(name, f"--only leaves out {part.value}") for name in names)

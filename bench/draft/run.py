@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.decode.run import Sums, Task, clients, run
 from bench.draft import agreement, steps
 from bench.draft.agreement import Along
-from bench.draft.figures import SPEEDS
+from bench.draft.parts import SPEEDS
 from bench.draft.policies import lossless
 from bench.draft.steps import Steps
 from bench.draft.texts import asked

@@ -15,8 +15,9 @@ from bench.__main__ import app
 from bench.decode.run import Sums
 from bench.draft import steps, texts
 from bench.draft.agreement import Along, expected, measure, summed, walked
-from bench.draft.figures import FIGURES, Part, agreement_figures, best_policy, left_out, speed_figures, step_figure
+from bench.draft.figures import agreement_figures, best_policy, speed_figures, step_figure
 from bench.draft.metrics import fit, read_metrics
+from bench.draft.parts import FIGURES, Part, left_out
 from bench.draft.policies import lossless
 from bench.draft.steps import Steps
 from bench.draft.texts import Asked
@@ -76,7 +77,8 @@ def test_agreement_is_that_of_transformers_own_passes() -> None:
     with torch.inference_mode():
         rows = [model(input_ids=torch.tensor([[*prompt, *text[:-1]]])).logits[0, 2:] for model in plain]
         assert rows[0].argmax(-1).tolist() == list(text)
-        assert list(along.matches) == [one == other for one, other in zip(rows[1].argmax(-1).tolist(), text)]
+        found = rows[1].argmax(-1).tolist()
+        assert list(along.matches) == [one == other for one, other in zip(found, text, strict=True)]
         p, q = (model(input_ids=torch.tensor([[*prompt, *sampled[:-1]]])).logits[0, 2:].softmax(-1) for model in plain)
     torch.testing.assert_close(torch.tensor(along.overlaps), torch.minimum(p, q).sum(-1), atol=1e-4, rtol=0)
 
