@@ -1,4 +1,12 @@
-"""Drafts of a few layers on their base model's embedding and output layer: folders with a `tandem.json`."""
+"""Drafts of a few layers on their base model's embedding and output layer: folders with a `tandem.json`.
+
+    base         the model that it drafts for, as the services take it; revision: where it is a Hugging Face id
+    weights      file of its own layers and final norm, safetensors; matrices may be int8 (`tandem.models.quantise`)
+    vocabulary   file of the tokens that it can say (`cut_head.read_token_ids`); all of them without one
+    cpu_weights  full, int8 or int4: what `--weights auto` takes on a CPU; full without it
+
+Beside it lies config.json, that of a whole model with so many layers and the base's vocabulary.
+"""
 
 from __future__ import annotations
 
