@@ -86,21 +86,22 @@ async def test_sampled_texts_have_the_targets_law(
     stop: str, accept: str, sampling: dict[str, Any], sayable: tuple[int, ...]
 ) -> None:
     reports = await check_pair_law(policy(stop, accept), samples=SAMPLES, sampling=sampling, sayable=sayable)
-    drafted = Counter(bool(report.accepted_tokens) for report in reports)
-    assert sum(report.drafted_tokens for report in reports) >= SAMPLES and drafted[False] and drafted[True]
+    kept = Counter(report.accepted_tokens > 0 for report in reports)
+    assert sum(report.drafted_tokens for report in reports) >= SAMPLES and kept[False]
+    assert kept[True] or len(sayable) == 1  # which min-p may forbid
 
 
 async def test_lossy_rules_take_rows_whose_other_tokens_have_no_probability() -> None:
     """Bracketed from few entries, and decided by full rows where that is not enough: one text."""
-    async with pair() as services:
-        texts = []
-        for entries in (4, VOCABULARY):
-            rules = policy("fixed", "adasd")
-            rules.max_entries = entries
-            found = await services.complete(PROMPT, policy=rules, max_tokens=LENGTH)
-            texts.append(list(found.token_ids))
-            assert found.finish.speculation.draft_failures == 0
-    assert texts[0] == texts[1]
+    texts, fetched = [], 0
+    for entries in (8, VOCABULARY):
+        async with pair(bracket_entries=entries) as services:
+            for prompt in (PROMPT, [9, 8, 7], [20, 40]):
+                found = await services.complete(prompt, policy=policy("fixed", "adasd"), max_tokens=LENGTH)
+                texts.append(list(found.token_ids))
+                assert found.finish.speculation.draft_failures == 0
+                fetched += found.finish.speculation.full_rows if entries == 8 else 0
+    assert texts[:3] == texts[3:] and fetched > 0
 
 
 @pytest.mark.parametrize("accept", ["exact", "coupled", "ratio"])
