@@ -93,14 +93,18 @@ async def test_sampled_texts_have_the_targets_law(
 
 async def test_lossy_rules_take_rows_whose_other_tokens_have_no_probability() -> None:
     """Bracketed from few entries, and decided by full rows where that is not enough: one text."""
-    texts, fetched = [], 0
-    for entries in (8, VOCABULARY):
-        async with pair(bracket_entries=entries) as services:
-            for prompt in (PROMPT, [9, 8, 7], [20, 40]):
-                found = await services.complete(prompt, policy=policy("fixed", "adasd"), max_tokens=LENGTH)
-                texts.append(list(found.token_ids))
-                assert found.finish.speculation.draft_failures == 0
-                fetched += found.finish.speculation.full_rows if entries == 8 else 0
+    texts, fetched, vocabulary = [], 0, 512  # eight entries of so many leave wide brackets
+    rules = policy("fixed", "jsd", threshold=0.6)
+    for entries in (8, 65536):
+        for seed in range(3):
+            draft = can_say(tiny_llama(seed, vocabulary=vocabulary, noise=0.05), range(0, vocabulary, 2))
+            target = tiny_llama(seed, vocabulary=vocabulary)
+            async with trio(target, draft, byte_tokenizer(vocabulary), bracket_entries=entries) as services:
+                found = await services.complete([1, 2], policy=rules, max_tokens=LENGTH)
+            texts.append(list(found.token_ids))
+            report = found.finish.speculation
+            assert report.draft_failures == 0 < report.accepted_tokens
+            fetched += report.full_rows if entries == 8 else 0
     assert texts[:3] == texts[3:] and fetched > 0
 
 
