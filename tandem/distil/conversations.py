@@ -66,7 +66,7 @@ class ShardWorks:
     def __init__(self, asking: Asking, shard: int) -> None:
         self._asking = asking
         self._shard = shard
-        self._samples: list[tuple[tuple[int, str], Sample]] = []
+        self._samples: list[tuple[int, Sample]] = []
         self._seen: set[str] = set()
         self._running = self._next = self._barren = 0
         self._is_full = False
@@ -136,7 +136,7 @@ class ShardWorks:
         token_ids = self._token_ids(prompt)
         asking = self._asking
         reply = yield Ask(token_ids, asking.data.answer_tokens, asking.ends, temperature, self._seed(number, stage))
-        self._samples.append(((number, stage), _sample(token_ids, reply, temperature)))
+        self._samples.append((number, _sample(token_ids, reply, temperature)))
         self.tokens += len(reply.token_ids)
         self.kinds[prompt.kind] += 1
         self._barren = 0

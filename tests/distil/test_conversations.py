@@ -61,7 +61,7 @@ def _finish(work: Work, text: str, *, ended: bool = True) -> Ask | None:
 
 def test_a_passage_is_asked_for_and_then_asked_about() -> None:
     for text, ended, passage in (
-        ("One. Two! Thr", False, "One. Two!"), ("One. Two", True, "One. Two"), ("no end at all", False, "no end at all"),
+        ("One. Two! Thr", False, "One. Two!"), ("One. Two", True, "One. Two"), ("no end", False, "no end"),
         ('He said "no." And th', False, 'He said "no."'), ("3.14 is pi. 2.71", False, "3.14 is pi."),
     ):  # fmt: skip
         works = _works(Mixture([_Fixed(Prompt("sum", "Shorten: {passage}", first="Write."))], 1))
