@@ -1,0 +1,108 @@
+"""The folder of a run: what it was begun with, and that only one run is in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tandem.distil.files import write_whole
+from tandem.distil.recipe import Recipe
+
+#: What may be other than when a run was begun: nothing that was computed depends on it.
+_FREE = {"weights", "training.checkpoint_seconds"}
+
+
+class WorkError(ValueError):
+    """A folder cannot be worked in; the message says what to do."""
+
+
+class WorkFolder:
+    """Below the draft's own folder, so that it can be deleted when the draft is done."""
+
+    def __init__(self, draft: Path, data: Path | None = None) -> None:
+        """data: where the answers are, if not here: several drafts can learn from the same."""
+        self.path = draft / "work"
+        self.answers = data or self.path / "answers"
+        self._draft = draft
+        self._recipe = self.path / "recipe.json"
+
+    def training(self, share: float = 1.0) -> Path:
+        """Of checkpoints, of a training on this share of the data."""
+        return self.path / ("training" if share == 1 else f"training-{share:.4g}")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Raises WorkError where another run is in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise WorkError(f"another run is at work in {self._draft}; wait for it, or name another --out") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def recipe(self) -> Recipe | None:
+        """What a run here was begun with; None where there was none. Raises WorkError."""
+        try:
+            return Recipe.model_validate_json(self._recipe.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise WorkError(f"{self._recipe} cannot be read; start again with --fresh") from error
+
+    def begin(self, recipe: Recipe) -> bool:
+        """Notes what the run is; True where it goes on. Raises WorkError where another one was begun here."""
+        before = self.recipe()
+        if before is not None:
+            _check_same(self._draft, _flat(before.model_dump()), _flat(recipe.model_dump()))
+        write_whole(self._recipe, recipe.model_dump_json(indent=1))
+        return before is not None
+
+    def forget(self) -> None:
+        """Of what was computed, all but the answers, which are the longest work and say themselves what they fit."""
+        for path in (self._recipe, *self.path.glob("training*"), *self.path.glob("devices*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def note_device(self, kind: str) -> None:
+        """That a part of the run was computed on such a device, `cpu` or `cuda`."""
+        write_whole(self.path / f"devices-{kind}", "")
+
+    @property
+    def made_on(self) -> str:
+        """`gpu` if any part was, or else `cpu`."""
+        return "gpu" if (self.path / "devices-cuda").exists() else "cpu"
+
+
+def _check_same(draft: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for field in sorted(before.keys() | now.keys()):
+        if field not in _FREE and before.get(field) != now.get(field):
+            raise WorkError(
+                f"{field} is {_shown(now.get(field))}, but {draft} was begun with {_shown(before.get(field))}; go on"
+                " with that, name another --out, or train anew with --fresh"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if value is not None else "unset"
