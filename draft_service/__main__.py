@@ -38,7 +38,7 @@ def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
     from tandem.wire import model_info
 
     served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
-    return ModelDrafter(served.engine, model_info(served)), served.grammars
+    return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable), served.grammars
 
 
 async def serve(settings: DraftSettings) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tandem.noise import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, NoiseStream, Purpose, philox
+from tandem.sayable import Sayable
 from tandem.selection import argmax, top_places
 from tandem.transfers import upload
 
@@ -113,49 +114,59 @@ def gumbel_argmax_batch(log_p: Tensor, counters: Counters, *, forbids: bool = Tr
     return gumbel_best_batch(log_p, counters, 0, forbids=forbids).squeeze(1)
 
 
-def gumbel_best_batch(log_p: Tensor, counters: Counters, best: int, *, forbids: bool = True) -> Tensor:
+def gumbel_best_batch(
+    log_p: Tensor, counters: Counters, best: int, *, forbids: bool = True, sayable: Sayable | None = None
+) -> Tensor:
     """As `gumbel_argmax_batch`: int64 [n, 1 + best], the draw, then the tokens of the `best` largest log p + g, from
     the largest down; the draw is among them. -1 where fewer have a probability.
 
     At a place where both sides draw from the same noise, the draw of a p that is like this row is likely among them.
+    sayable: the tokens that the columns are of, whose noise is computed alone; what is returned are columns.
     """
     rows, size = log_p.shape
     best = min(best, size)
     if not log_p.is_cpu or not rows:
-        return _wide(log_p, counters, size, best)
+        return _wide(log_p, counters, size, best, sayable)
     widths = torch.count_nonzero(log_p > -math.inf, dim=-1).tolist() if forbids else [size] * rows
     narrow = [row for row in range(rows) if widths[row] * 4 < size]
     if 0 < len(narrow) < rows:
         found = torch.empty(rows, 1 + best, dtype=torch.long)
         for part in (narrow, [row for row in range(rows) if widths[row] * 4 >= size]):
-            found[part] = gumbel_best_batch(log_p[part], counters.rows(part), best, forbids=part is narrow)
+            found[part] = gumbel_best_batch(
+                log_p[part], counters.rows(part), best, forbids=part is narrow, sayable=sayable
+            )
         return found
     draw, width = (_narrow, max(1, max(widths))) if narrow else (_wide, size)
     step = max(1, _TOKENS // width)
     parts = [slice(start, start + step) for start in range(0, rows, step)]
-    return torch.cat([draw(log_p[part], counters.rows(part), width, best) for part in parts])
+    return torch.cat([draw(log_p[part], counters.rows(part), width, best, sayable) for part in parts])
 
 
-def _wide(log_p: Tensor, counters: Counters, width: int, best: int) -> Tensor:
+def _wide(log_p: Tensor, counters: Counters, width: int, best: int, sayable: Sayable | None) -> Tensor:
     """The draw and the best of each row with the noise of all its `width` tokens: int64 [n, 1 + best]."""
-    lanes = torch.arange((width + 3) // 4, device=log_p.device).unsqueeze(0)
-    noise = gumbel(_words(lanes, counters)).flatten(1)[:, :width]
+    if sayable is None:
+        lanes = torch.arange((width + 3) // 4, device=log_p.device).unsqueeze(0)
+        noise = gumbel(_words(lanes, counters)).flatten(1)[:, :width]
+    else:
+        words = _words(sayable.lanes.unsqueeze(0), counters).flatten(1)
+        noise = gumbel(words.index_select(1, sayable.words))
     noise.add_(log_p)
     draw = argmax(noise).unsqueeze(1)
     return torch.cat([draw, top_places(noise, best)], -1) if best else draw
 
 
-def _narrow(log_p: Tensor, counters: Counters, width: int, best: int) -> Tensor:
+def _narrow(log_p: Tensor, counters: Counters, width: int, best: int, sayable: Sayable | None) -> Tensor:
     """The same from the noise of the `width` likeliest tokens."""
-    scores, ids = log_p.topk(width, dim=-1)
+    scores, columns = log_p.topk(width, dim=-1)
+    ids = columns if sayable is None else sayable.token_ids[columns]
     words = _words(ids // 4, counters)
     noise = gumbel(words.gather(-1, (ids % 4).unsqueeze(-1)).squeeze(-1))
     noise = scores + noise
-    draw = ids.gather(-1, noise.argmax(-1, keepdim=True))
+    draw = columns.gather(-1, noise.argmax(-1, keepdim=True))
     if not best:
         return draw
     values, places = noise.topk(min(best, width), dim=-1)
-    found = ids.gather(-1, places).masked_fill_(values == -math.inf, -1)
+    found = columns.gather(-1, places).masked_fill_(values == -math.inf, -1)
     return torch.cat([draw, torch.nn.functional.pad(found, (0, best - found.shape[-1]), value=-1)], -1)
 
 

@@ -18,6 +18,7 @@ from tandem.constraints import Constraint
 from tandem.draws import draw, draw_log, inverse_cdf
 from tandem.gumbel import gumbel_argmax, gumbel_argmax_rows
 from tandem.penalties import History, penalise
+from tandem.sayable import Sayable
 from tandem.transfers import join, upload
 
 __all__ = [
@@ -167,8 +168,11 @@ def log_probs_batch(
     logits: Sequence[Tensor],
     histories: Sequence[History],
     candidates: Sequence[Sequence[int]],
+    sayable: Sayable | None = None,
 ) -> list[Tensor]:
     """`SamplingChain.log_probs` of many sequences together: fp32 [n_i, V] each, the same numbers as alone.
+
+    sayable: of a model that can say these tokens only; rows then have columns for them alone, [n_i, C].
 
     Rows that are no distribution are NaN throughout, see `not_finite`; nothing is read back to find out. Chains of
     the same stages are computed with together, and their results lie side by side in one tensor.
@@ -181,7 +185,10 @@ def log_probs_batch(
     for members in alike.values():
         edited = [chains[index].edit(logits[index], histories[index], candidates[index]) for index in members]
         params = [chains[index].params for index, rows in zip(members, edited, strict=True) for _ in rows]
-        log_p = torch.log_softmax(_staged(join(edited), params, chains[members[0]].stages), dim=-1)
+        scores = join(edited)
+        if sayable is not None:
+            scores = scores.index_select(1, sayable.token_ids)
+        log_p = torch.log_softmax(_staged(scores, params, chains[members[0]].stages), dim=-1)
         parts = torch.split_with_sizes(log_p, [len(rows) for rows in edited])
         for index, rows in zip(members, parts, strict=True):
             found[index] = rows
@@ -207,8 +214,9 @@ def _staged(scores: Tensor, params: Sequence[SamplingParams], stages: tuple[bool
         scores = scores - scores.amax(-1, keepdim=True)
         scores = scores.div_(column([max(row.temperature, _LEAST_TEMPERATURE) for row in params], torch.float32))
     if has_top_k:
-        largest = scores.topk(max(row.top_k for row in params), dim=-1).values
-        least = largest.gather(-1, column([row.top_k - 1 for row in params], torch.long))
+        counts = [min(row.top_k, scores.shape[-1]) for row in params]  # more than a cut vocabulary has
+        largest = scores.topk(max(counts), dim=-1).values
+        least = largest.gather(-1, column([count - 1 for count in counts], torch.long))
         scores = scores.masked_fill(scores < least, -math.inf)
     if has_top_p:
         size = _NUCLEUS_HEAD if scores.is_cpu else scores.shape[-1]

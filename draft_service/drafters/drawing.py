@@ -13,6 +13,7 @@ from tandem.distributions import CompressedRow, compress_rows, entropy, rows_fro
 from tandem.gumbel import Counters, gumbel_best_batch
 from tandem.noise import NoiseStream, Purpose, uniforms
 from tandem.sampling import NotFiniteError, inverse_cdf, not_finite
+from tandem.sayable import Sayable
 from tandem.selection import argmax, top_places
 from tandem.transfers import join, to_host, upload
 from tandem.v1 import sampling_pb2
@@ -20,6 +21,8 @@ from tandem.v1 import sampling_pb2
 #: Tokens that are kept besides what was drawn, where it may have to be foreseen what comes instead.
 MOST_BEST = 9
 
+# What a draw finds by its column in the row.
+_PLACES = ("token", "best", "token_ids")
 _SAMPLED_RULES = (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
 
 
@@ -55,7 +58,8 @@ def is_sampled(rule: sampling_pb2.VerificationRule.ValueType) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A candidate, log q(x) and H(q) in nats, what is sent of q, and log q [V] where the target may ask for all.
+    """A candidate, log q(x) and H(q) in nats, what is sent of q, and log q where the target may ask for all: [V], or
+    [C] of the tokens that the draft can say.
 
     best: where it was asked for, the likeliest tokens at this place, the candidate mostly among them, likeliest first:
     by log q, under COUPLED by log q + g with the noise that the target draws with too.
@@ -69,8 +73,11 @@ class Drawn:
     best: tuple[int, ...] = ()
 
 
-def draw_many(draws: Sequence[Draw], log_q: Sequence[Tensor]) -> list[Drawn | NotFiniteError]:
-    """A candidate for each sequence; log_q: fp32 [1, V] each, log-probabilities after its chain, NaN for none.
+def draw_many(
+    draws: Sequence[Draw], log_q: Sequence[Tensor], sayable: Sayable | None = None
+) -> list[Drawn | NotFiniteError]:
+    """A candidate for each sequence; log_q: fp32 [1, V] each, log-probabilities after its chain, NaN for none; [1, C]
+    of a draft that can say these tokens only.
 
     All numbers and rows that are sent come back in one transfer; full rows stay on the device. A candidate is the one
     that its sequence gets alone.
@@ -80,7 +87,10 @@ def draw_many(draws: Sequence[Draw], log_q: Sequence[Tensor]) -> list[Drawn | No
         alike.setdefault((draw.verification, draw.max_entries, draw.foresees), []).append(index)
     found: list[Drawn | NotFiniteError | None] = [None] * len(draws)
     groups = [([draws[at] for at in members], join([log_q[at] for at in members])) for members in alike.values()]
-    host = to_host([(_sampled if group[0].is_sampled else _chosen)(group, rows) for group, rows in groups])
+    found_of = [
+        _sampled(group, rows) if group[0].is_sampled else _chosen(group, rows, sayable) for group, rows in groups
+    ]
+    host = to_host([columns if sayable is None else _named(columns, sayable) for columns in found_of])
     for (group, rows), members, columns in zip(groups, alike.values(), host, strict=True):
         for at, drawn in zip(members, _read(group, rows, columns), strict=True):
             found[at] = drawn
@@ -110,13 +120,19 @@ def _sampled(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _chosen(draws: Sequence[Draw], log_q: Tensor) -> dict[str, Tensor]:
+def _named(columns: dict[str, Tensor], sayable: Sayable) -> dict[str, Tensor]:
+    """With token ids in place of columns of the rows."""
+    return columns | {name: sayable.ids(columns[name]) for name in _PLACES if name in columns}
+
+
+def _chosen(draws: Sequence[Draw], log_q: Tensor, sayable: Sayable | None) -> dict[str, Tensor]:
     """The likeliest tokens under GREEDY, coupled draws under COUPLED."""
     best = min(MOST_BEST, log_q.shape[-1]) if draws[0].foresees else 0
     columns: dict[str, Tensor] = {}
     if draws[0].verification == sampling_pb2.VERIFICATION_RULE_COUPLED:
         counters = Counters.of([draw.noise for draw in draws], [draw.position for draw in draws])
-        found = gumbel_best_batch(log_q, counters, best, forbids=any(draw.forbids for draw in draws))
+        forbids = any(draw.forbids for draw in draws)
+        found = gumbel_best_batch(log_q, counters, best, forbids=forbids, sayable=sayable)
         token = found[:, 0]
         if best:
             columns["best"] = found[:, 1:]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,18 +12,21 @@ from draft_service.drafters.base import Candidates, SequenceSpec
 from draft_service.drafters.drawing import Draw, Drawn, draw_many
 from tandem.block_limits import Limiter
 from tandem.sampling import History, NotFiniteError, SamplingChain, log_probs_batch
+from tandem.sayable import Sayable
 from tandem.transfers import portions
 from tandem.v1 import draft_pb2
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """What the candidates of one text are drawn by. history: of that text; the chain may be another's too."""
+    """What the candidates of one text are drawn by. history: of that text; the chain may be another's too. sayable:
+    tokens that the draft can say, the same for all its texts; None for all."""
 
     spec: SequenceSpec
     chain: SamplingChain
     history: History
     context_length: int
+    sayable: Sayable | None = None
 
     def after(self, history: History, length: int, token: int) -> Voice:
         """Of the text that has the first `length` generated tokens of `history` and then `token`."""
@@ -30,7 +34,7 @@ class Voice:
         if self.chain.reads_text:
             other = history.fork(length)
             other.append(token)
-        return Voice(self.spec, self.chain, other, self.context_length)
+        return replace(self, history=other)
 
 
 class Growth:
@@ -94,6 +98,10 @@ class Growth:
         self.stop = self._stop_after(drawn)
         return drawn.token_id if self.stop is None else None
 
+    def give_up(self) -> None:
+        """Ends the block where the draft has nothing to say."""
+        self.stop = draft_pb2.DRAFT_STOP_NO_PROPOSAL
+
     def take_all(self, drawn: Iterable[Drawn]) -> None:
         """Adds what has been drawn before, as far as the limits allow."""
         for each in drawn:
@@ -114,15 +122,28 @@ class Growth:
         return None
 
 
-def draw_next(wanted: Sequence[tuple[Voice, Draw]], logits: Sequence[Tensor]) -> list[Drawn | NotFiniteError]:
-    """The next candidate of each text; logits: fp32 [1, V] each."""
+def draw_next(
+    wanted: Sequence[tuple[Voice, Draw]], logits: Sequence[Tensor]
+) -> list[Drawn | NotFiniteError | None]:
+    """The next candidate of each text; logits: fp32 [1, V] each. None where nothing that may follow can be said."""
     drawn: list[Drawn | NotFiniteError] = []
+    sayable = wanted[0][0].sayable if wanted else None
     for part in portions(logits):
         voices = [voice for voice, _ in wanted[part]]
         chains, histories = [voice.chain for voice in voices], [voice.history for voice in voices]
-        log_q = log_probs_batch(chains, logits[part], histories, [()] * len(voices))
-        drawn += draw_many([draw for _, draw in wanted[part]], log_q)
-    return drawn
+        log_q = log_probs_batch(chains, logits[part], histories, [()] * len(voices), sayable)
+        drawn += draw_many([draw for _, draw in wanted[part]], log_q, sayable)
+    if sayable is None:
+        return [*drawn]
+    return [
+        None if isinstance(each, NotFiniteError) and _is_sound(rows) else each
+        for each, rows in zip(drawn, logits, strict=True)
+    ]
+
+
+def _is_sound(logits: Tensor) -> bool:
+    """Whether the model is not to blame for what is no distribution: its logits are numbers or -infinity."""
+    return bool((logits < math.inf).all())
 
 
 def candidates(drawn: Sequence[Drawn], stop: draft_pb2.DraftStop.ValueType) -> Candidates:

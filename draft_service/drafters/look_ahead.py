@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -122,12 +122,21 @@ class Branch:
         if token is not None:
             self.feed = [token]
 
+    def give_up(self) -> None:
+        """The draft has nothing to say here."""
+        if self.growth is not None:
+            self.growth.give_up()
+        else:
+            self.owner.guessed(self, None)
+
     @classmethod
     def receive_all(cls, works: Sequence[Branch], logits: Sequence[Tensor]) -> list[Exception | None]:
         drawn = draw_next([work.wanted() for work in works], logits)
         for work, result in zip(works, drawn, strict=True):
             if isinstance(result, Drawn):
                 work.take(result)
+            elif result is None:
+                work.give_up()
         for base in {id(work.base): work.base for work in works}.values():
             base.grown()
         return [result if isinstance(result, NotFiniteError) else None for result in drawn]
@@ -226,14 +235,15 @@ class LookAhead:
     def wanted(self, main: Branch) -> tuple[Voice, Draw]:
         """The draw of the draft's own next token behind a block."""
         base = main.base
-        voice = Voice(self._voice.spec, self._voice.chain, base.history, self._voice.context_length)
+        voice = replace(self._voice, history=base.history)
         limits = draft_pb2.DraftLimits(max_tokens=1)
         return voice, Growth(voice, base.end, base.round + 1, limits, foresees=True, is_asked=False).wanted()
 
-    def guessed(self, main: Branch, drawn: Drawn) -> None:
-        """The distribution behind the block is known: `main` goes on with the best token, others branch off."""
+    def guessed(self, main: Branch, drawn: Drawn | None) -> None:
+        """The distribution behind the block is known: `main` goes on with the best token, others branch off. drawn:
+        None where nothing that may follow can be said."""
         base, self._main = main.base, None
-        tokens = self._following(drawn)
+        tokens = [] if drawn is None else self._following(drawn)
         for outcome in main.rest:
             if outcome.rank < len(tokens):
                 self._branch(main.sequence, base.end, tokens[outcome.rank], outcome.probability)

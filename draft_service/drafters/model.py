@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver
 from tandem.inference.work import SingleWork
 from tandem.sampling import History, SamplingChain
+from tandem.sayable import Sayable
 from tandem.v1 import draft_pb2, model_pb2
 from tandem.wire import timing_message
 
@@ -25,9 +27,16 @@ from tandem.wire import timing_message
 class ModelDrafter:
     """Drafts with a language model."""
 
-    def __init__(self, engine: Engine, info: model_pb2.ModelInfo, ranking: Ranking = likeliest) -> None:
-        """ranking: which outcomes are drafted for ahead."""
+    def __init__(
+        self,
+        engine: Engine,
+        info: model_pb2.ModelInfo,
+        ranking: Ranking = likeliest,
+        sayable: Sayable | None = None,
+    ) -> None:
+        """ranking: which outcomes are drafted for ahead. sayable: tokens that the model can say; None for all."""
         self._engine = engine
+        self._sayable = sayable
         self._ranking = ranking
         self.info = info
         self.counts = Counts()
@@ -37,7 +46,7 @@ class ModelDrafter:
 
     async def open(self, spec: SequenceSpec) -> DraftSequence:
         sequence = await self._engine.open(spec.priority, tokens=len(spec.tokens) - 1, within=spec.within)
-        return ModelSequence(self._engine, sequence, spec, self.info, self._ranking, self.counts)
+        return ModelSequence(self._engine, sequence, spec, self.info, self._ranking, self.counts, self._sayable)
 
     def load(self) -> EngineLoad:
         return self._engine.load()
@@ -60,14 +69,16 @@ class ModelSequence:
         info: model_pb2.ModelInfo,
         ranking: Ranking = likeliest,
         counts: Counts | None = None,
+        sayable: Sayable | None = None,
     ) -> None:
         self._engine = engine
         self._sequence = sequence
         self._spec = spec
         self._context_length = info.context_length
+        self._vocabulary_size = info.vocabulary_size
         self._chain = SamplingChain(spec.sampling, info.vocabulary_size, spec.constraint)
         self._history = History(spec.tokens[: spec.prompt_length])
-        self._voice = Voice(spec, self._chain, self._history, info.context_length)
+        self._voice = Voice(spec, self._chain, self._history, info.context_length, sayable)
         self._ahead = LookAhead(engine, sequence, self._voice, ranking, counts or Counts())
         self._drawn: Sequence[Drawn] = ()  # the last block
         self._base: Base | None = None
@@ -167,13 +178,15 @@ class ModelSequence:
         if any(row is None for row in rows):
             self._rows = await self._rows_again()
             rows = [self._rows[index] for index in indices]
-        return [row for row in rows if row is not None]
+        found, sayable = [row for row in rows if row is not None], self._voice.sayable
+        return found if sayable is None else [sayable.spread(row, self._vocabulary_size) for row in found]
 
     async def _rows_again(self) -> list[Tensor | None]:
         before = len(self._before) - self._spec.prompt_length
         history = self._history.fork(before) if self._chain.reads_text else self._history
         candidates = [each.token_id for each in self._drawn]
-        work = RowsAgain(self._sequence, self._before, candidates, self._chain, history)
+        voice = replace(self._voice, history=history)
+        work = RowsAgain(self._sequence, self._before, candidates, voice)
         await self._engine.run(work)
         return list(work.found)
 
@@ -268,6 +281,8 @@ class _Drafting:
         for (work, _), result in zip(drawing, drawn, strict=True):
             if isinstance(result, Drawn):
                 work._take(result)
+            elif result is None:
+                work.growth.give_up()
             else:
                 failed[work] = result
         return [failed.get(work) for work in works]

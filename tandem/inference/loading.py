@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -21,6 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tandem.inference.cut_head import spread_logits
+from tandem.inference.grafts import load_graft, read_graft
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.precision import quantise
 from tandem.models import (
@@ -31,8 +31,8 @@ from tandem.models import (
     UnsupportedModelError,
     resolve,
 )
-from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
+from tandem.sayable import Sayable
 
 # How weights are called that torch saves by itself.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -54,8 +54,11 @@ def load_model(
     config = _config(folder)
     kind: torch.dtype = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16  # type: ignore[assignment]
     try:
-        graft = folder.path / GRAFT
-        model = _grafted(folder, config, kind) if graft.is_file() else _plain(folder, kind, shards)
+        token_ids = None
+        if (folder.path / GRAFT).is_file():
+            model, token_ids = load_graft(folder, config, kind)
+        else:
+            model = _plain(folder, kind, shards)
         model = (nn.Module.to(model, place) if shards == 1 else model).eval().requires_grad_(False)
     except (SafetensorError, RuntimeError, OSError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -75,6 +78,10 @@ def load_model(
         use_local_weights(model)
     if weights != "full":
         quantise(model, weights)
+    sayable = None
+    if token_ids is not None:
+        sayable = Sayable.of(token_ids.to(place))
+        spread_logits(model, sayable, text_config.vocab_size)
     return LoadedModel(
         model=model,
         vocabulary_size=text_config.vocab_size,
@@ -84,6 +91,7 @@ def load_model(
         end_token_ids=_end_tokens(folder.path, config),
         device=place,
         weights=weights,
+        sayable=sayable,
     )
 
 
@@ -145,52 +153,6 @@ def _plain(folder: ModelFolder, dtype: torch.dtype, shards: int) -> PreTrainedMo
     return model
 
 
-def _grafted(folder: ModelFolder, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """A draft of own layers whose embedding (and output layer) is that of its base model."""
-    facts = _graft(folder)
-    base = resolve(facts["base"], facts.get("revision"))
-    try:
-        weights = dequantise(load_file(folder.path / facts["weights"]), dtype)
-    except ValueError as error:
-        raise ModelCorruptError(f"{folder.model_id}: its weights cannot be used: {error}") from error
-    weights["model.embed_tokens.weight"] = _tensor(base.path, "model.embed_tokens.weight").to(dtype)
-    if not config.tie_word_embeddings:
-        weights["lm_head.weight"] = _tensor(base.path, "lm_head.weight").to(dtype)
-    # Straight into the given tensors: no memory for, and no time on, weights that would be replaced.
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-    found = {name: list(weight.shape) for name, weight in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ModelCorruptError(
-                f"{folder.model_id}: {name} is {found.get(name, 'missing')} and not {expected.get(name, 'expected')};"
-                f" is it a draft for {base.model_id}?"
-            )
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights()
-    _compute_buffers(model, config)
-    return model
-
-
-def _compute_buffers(model: PreTrainedModel, config: PretrainedConfig) -> None:
-    """Buffers that no file holds (rotary frequencies) were left without values on the meta device."""
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            parent: nn.Module = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], type(module)(config=config))
-
-
-def _tensor(path: Path, name: str) -> Tensor:
-    """One tensor of a folder of safetensors, without reading the others."""
-    index = path / "model.safetensors.index.json"
-    file = json.loads(index.read_text())["weight_map"][name] if index.is_file() else "model.safetensors"
-    with safe_open(path / file, framework="pt") as tensors:
-        return tensors.get_tensor(name)
-
-
 def _end_tokens(path: Path, config: PretrainedConfig) -> tuple[int, ...]:
     try:
         ids = GenerationConfig.from_pretrained(path).eos_token_id
@@ -205,17 +167,8 @@ def tokenizer_folder(folder: ModelFolder) -> Path:
     """Where the model's tokenizer lies: with a grafted draft it is its base's."""
     if not (folder.path / GRAFT).is_file():
         return folder.path
-    facts = _graft(folder)
+    facts = read_graft(folder)
     return resolve(facts["base"], facts.get("revision")).path
-
-
-def _graft(folder: ModelFolder) -> dict[str, str]:
-    """base, and where they are given revision and weights."""
-    try:
-        facts = json.loads((folder.path / GRAFT).read_text("utf-8"))
-        return {"base": facts["base"], "weights": facts["weights"]} | facts
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelCorruptError(f"{folder.model_id}: {GRAFT} does not name a base and weights") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.runner import ModelRunner
 from tandem.inference.threads import leave_threads_to_engine
-from tandem.models import resolve
+from tandem.models import UnsupportedModelError, resolve
 from tandem.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load_engine(
         shards = 1 if place is None else place.world
         loaded = load_model(folder, dtype=dtype, device=device, weights=weights, shards=shards)
         # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
-        loaded = replace(loaded, vocabulary_size=min(loaded.vocabulary_size, tokenizer.vocabulary_size))
+        loaded = _with_ids_below(loaded, tokenizer.vocabulary_size, folder.model_id)
         runner = _runner(loaded, group, cache_bytes, gpu_share)
     shared = None
     if turns is not None and loaded.device.type == "cpu":
@@ -93,6 +93,16 @@ def load_engine(
     return ServedModel(
         engine, loaded, folder.model_id, folder.revision, tokenizer.fingerprint, Grammars(tokenizer), group
     )
+
+
+def _with_ids_below(loaded: LoadedModel, size: int, model_id: str) -> LoadedModel:
+    if size >= loaded.vocabulary_size:
+        return loaded
+    try:
+        sayable = None if loaded.sayable is None else loaded.sayable.below(size)
+    except ValueError as error:
+        raise UnsupportedModelError(f"{model_id}: {error}, as its tokenizer's are") from error
+    return replace(loaded, vocabulary_size=size, sayable=sayable)
 
 
 def _runner(loaded: LoadedModel, group: Leader | None, cache_bytes: int | None, gpu_share: float) -> ModelRunner:

@@ -126,7 +126,7 @@ async def fleet(scene: Scene, **settings: object) -> AsyncGenerator[Fleet]:
             add: Any = add_target if hostility else target_pb2_grpc.add_TargetServiceServicer_to_server
             places["target"].append(await _served(stack, add, servicer, "tandem.v1.TargetService"))
         for hostility in scene.drafts:
-            drafter = ModelDrafter(draft.engine, model_info(draft))
+            drafter = ModelDrafter(draft.engine, model_info(draft), sayable=draft.loaded.sayable)
             if scene.foresight is None:
                 servicer = (HostileDraft if hostility else DraftServicer)(drafter, draft.grammars)
             else:

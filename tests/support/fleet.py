@@ -204,7 +204,7 @@ class Fleet:
         """foresight: with which it looks ahead."""
         loaded = model or tiny_llama(1, noise=0.02, context=CONTEXT)
         served = serve_model(loaded, TOKENIZER, "tiny-draft", fingerprint=fingerprint, limits=limits)
-        drafter = ModelDrafter(served.engine, model_info(served))
+        drafter = ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
         await drafter.start()
         self.stack.push_async_callback(drafter.close)
         service = Service(Server(host, port), served.engine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from tandem.inference.runner import Block, ModelRunner
 from tandem.sampling import History, SamplingChain, SamplingParams
 from tandem.v1 import completion_pb2, policy_pb2
-from tests.support.tiny import tiny_llama
+from tests.support.tiny import can_say, tiny_llama
 from tests.support.tokens import byte_tokenizer
 from tests.support.trio import Trio, trio
 
@@ -31,16 +31,19 @@ async def check_pair_law(
     samples: int,
     max_tokens: int = 4,
     sampling: Mapping[str, Any] | None = None,
+    sayable: Sequence[int] | None = None,
     **services: Any,
 ) -> list[completion_pb2.SpeculationReport]:
     """Completes PROMPT under so many seeds; the second and third token are to have the target's joint law, which is
-    known exactly. sampling: at temperature 1 unless said otherwise. services: of `trio`. Returns what the completions
-    report."""
+    known exactly. sampling: at temperature 1 unless said otherwise. sayable: tokens that the draft can say, all unless
+    given. services: of `trio`. Returns what the completions report."""
     sampling = sampling or {"temperature": 1.0}
     joint = _pair_law(list(PROMPT), SamplingParams(**sampling))
     counts: Counter[tuple[int, int]] = Counter()
     reports: list[completion_pb2.SpeculationReport] = []
     target, draft = (tiny_llama(_SEED, vocabulary=VOCABULARY, noise=noise) for noise in (0.0, 0.4))
+    if sayable is not None:
+        draft = can_say(draft, sayable)
     async with trio(target, draft, byte_tokenizer(VOCABULARY), **services) as running:
 
         async def sample(seeds: range) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tandem.inference.cut_head import cut_head, spread_logits
 from tandem.inference.loaded import LoadedModel
+from tandem.sayable import Sayable
 
 
 def tiny_llama(seed: int = 0, *, vocabulary: int = 64, noise: float = 0.0, context: int = 512) -> LoadedModel:
@@ -44,3 +49,12 @@ def tiny_llama(seed: int = 0, *, vocabulary: int = 64, noise: float = 0.0, conte
         end_token_ids=(),
         device=torch.device("cpu"),
     )
+
+
+def can_say(loaded: LoadedModel, token_ids: Sequence[int]) -> LoadedModel:
+    """The model with its output layer cut to some tokens, rising."""
+    kept = torch.tensor(token_ids)
+    cut_head(loaded.model, kept)
+    sayable = Sayable.of(kept)
+    spread_logits(loaded.model, sayable, loaded.vocabulary_size)
+    return replace(loaded, sayable=sayable)

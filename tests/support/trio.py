@@ -137,7 +137,7 @@ async def trio(
                 )  # fmt: skip
                 grammars = drafting.grammars
                 draft_engine = drafting.engine
-                draft = ModelDrafter(drafting.engine, model_info(drafting))
+                draft = ModelDrafter(drafting.engine, model_info(drafting), sayable=drafting.loaded.sayable)
             await draft.start()
             stack.push_async_callback(draft.close)
             draft_server = Server(observers=told.draft.interceptors(), tls=tls)

@@ -1,0 +1,100 @@
+"""Drafts of a few layers on their base model's embedding and output layer: folders with a `tandem.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from tandem.inference.cut_head import cut_head, read_token_ids
+from tandem.models import ModelCorruptError, ModelFolder, resolve
+from tandem.models.quantise import dequantise
+from tandem.models.reference import GRAFT
+
+
+def read_graft(folder: ModelFolder) -> dict[str, str]:
+    """What `tandem.json` says: base and weights, and where they are given revision and vocabulary.
+
+    Raises ModelCorruptError.
+    """
+    try:
+        facts = json.loads((folder.path / GRAFT).read_text("utf-8"))
+        facts = {"base": facts["base"], "weights": facts["weights"]} | facts
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelCorruptError(f"{folder.model_id}: {GRAFT} does not name a base and weights") from error
+    if not isinstance(facts.get("vocabulary", ""), str):
+        raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: vocabulary must name a file")
+    return facts
+
+
+def load_graft(
+    folder: ModelFolder, config: PretrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Tensor | None]:
+    """The model, and the tokens int32 [C] that its output layer was cut to, None where it is whole.
+
+    Raises ModelCorruptError, ModelNotFoundError, or what reading its files raises.
+    """
+    facts = read_graft(folder)
+    base = resolve(facts["base"], facts.get("revision"))
+    token_ids = None
+    try:
+        weights = dequantise(load_file(folder.path / facts["weights"]), dtype)
+    except ValueError as error:
+        raise ModelCorruptError(f"{folder.model_id}: its weights cannot be used: {error}") from error
+    try:
+        if "vocabulary" in facts:
+            token_ids = read_token_ids(folder.path / facts["vocabulary"], config.get_text_config().vocab_size)
+    except ValueError as error:
+        raise ModelCorruptError(f"{folder.model_id}: its vocabulary cannot be used: {error}") from error
+    # Straight into the given tensors: no memory for, and no time on, weights that would be replaced.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    embedding, *head = _shared(model)
+    if config.tie_word_embeddings:
+        expected.pop(head.pop(0), None)
+    for name in (embedding, *head):
+        weights[name] = _tensor(base.path, name).to(dtype)
+    found = {name: list(weight.shape) for name, weight in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ModelCorruptError(
+                f"{folder.model_id}: {name} is {found.get(name, 'missing')} and not {expected.get(name, 'expected')};"
+                f" is it a draft for {base.model_id}?"
+            )
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    _compute_buffers(model, config)
+    if token_ids is not None:
+        cut_head(model, token_ids)
+    return model, token_ids
+
+
+def _shared(model: PreTrainedModel) -> list[str]:
+    """Names of what the draft has from its base: the embedding, the output layer's weight, and its bias if it has
+    one."""
+    names = {module: name for name, module in model.named_modules()}
+    head = model.get_output_embeddings()
+    embedding = names[model.get_input_embeddings()]
+    return [f"{embedding}.weight", *(f"{names[head]}.{own}" for own, _ in head.named_parameters())]
+
+
+def _compute_buffers(model: PreTrainedModel, config: PretrainedConfig) -> None:
+    """Buffers that no file holds (rotary frequencies) were left without values on the meta device."""
+    for name, module in list(model.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            parent: nn.Module = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], type(module)(config=config))
+
+
+def _tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a folder of safetensors, without reading the others."""
+    index = path / "model.safetensors.index.json"
+    file = json.loads(index.read_text())["weight_map"][name] if index.is_file() else "model.safetensors"
+    with safe_open(path / file, framework="pt") as tensors:
+        return tensors.get_tensor(name)
