@@ -32,12 +32,14 @@ class Prompts(_Section):
 
 
 class Data(_Section):
-    """tokens: of answers, all together. answer_tokens: most of one. temperatures: taken in turn. kept: K entries of
-    each of the target's distributions. held_out: share of sequences that are for measuring. shard_tokens: of answers in
-    a shard, about. batch: sequences that are answered together."""
+    """tokens: of answers, all together. answer_tokens: most of one. prompt_tokens: most of a prompt, longer ones are
+    left out. temperatures: taken in turn. kept: K entries of each of the target's distributions. held_out: share of
+    sequences that are for measuring. shard_tokens: of answers in a shard, about. batch: sequences that are answered
+    together."""
 
     tokens: int = Field(2_000_000, ge=1)
     answer_tokens: int = Field(256, ge=1)
+    prompt_tokens: int = Field(1024, ge=1)
     temperatures: tuple[Temperature, ...] = Field((0.0, 0.7, 1.0), min_length=1)
     kept: int = Field(64, ge=1)
     held_out: float = Field(0.02, gt=0, lt=1)
