@@ -33,8 +33,8 @@ def card(metrics: dict[str, Any], *, weights: str, start_from: str | None) -> st
     says = "It can say every token."
     if vocabulary["size"] < vocabulary["of"]:
         says = (
-            f"It can say {vocabulary['size']:,} of {vocabulary['of']:,} tokens, on which {vocabulary['mass']:.1%} or more"
-            " of the target's probability lay."
+            f"It can say {vocabulary['size']:,} of {vocabulary['of']:,} tokens, on which"
+            f" {vocabulary['mass']:.1%} or more of the target's probability lay."
         )
     kinds = {"0": held_out["tokens_per_round_greedy"], "1": held_out["tokens_per_round_temperature_1"]}
     lines = [

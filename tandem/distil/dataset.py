@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.distil.shards import Sample, read_shard, shards
+from tandem.distil.shards import Sample, read_shard
 
 
 class DataError(ValueError):
@@ -22,9 +22,9 @@ class Split:
     held_out: list[Sample]
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """All of a folder of shards. They stay in the files until they are looked at. Raises ShardError."""
-    return [sample for path in shards(folder) for sample in read_shard(path)]
+def read_samples(paths: Sequence[Path]) -> list[Sample]:
+    """All of some shards. They stay in the files until they are looked at. Raises ShardError."""
+    return [sample for path in paths for sample in read_shard(path)]
 
 
 def split(samples: Sequence[Sample], held_out: float) -> Split:

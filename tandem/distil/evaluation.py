@@ -1,4 +1,4 @@
-"""How well a draft foresees its target, on answers that it never learnt from: teacher-forced, at every place of them."""
+"""How well a draft foresees its target, on answers that it never learnt from: teacher-forced, at every place."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ROUNDS = tuple(f"{kind}_{n}" for kind in ("greedy_rounds", "sampled_tokens") fo
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """places: of answers' tokens. loss: nats, KL and weighted TV as in training. greedy_agreement: share of places where
-    the draft's likeliest token is the target's, along answers at temperature 0 where there are some. one_minus_tv: at
-    temperature 1, along answers sampled at 1 where there are some; the chance that a candidate is accepted, at least;
-    one_minus_tv_at_most: with what lies beyond the entries that were kept of the target's distribution. sayable: share
-    of the answers' tokens that the draft can say. tokens_per_round_*: by the most candidates of a round, the target's
-    own token with them."""
+    """places: of answers' tokens. loss: nats, KL and weighted TV as in training. greedy_agreement: share of places
+    where the draft's likeliest token is the target's, along answers at temperature 0 where there are some.
+    one_minus_tv: at temperature 1, along answers sampled at 1 where there are some; the chance that a candidate is
+    accepted, at least; one_minus_tv_at_most: with what lies beyond the entries that were kept of the target's
+    distribution. sayable: share of the answers' tokens that the draft can say. tokens_per_round_*: by the most
+    candidates of a round, the target's own token with them."""
 
     places: int
     loss: float

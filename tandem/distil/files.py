@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the settings of a run as a file."""
+"""Files that appear whole or not at all, and a recipe as one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from tandem.distil.recipe import Recipe
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -19,9 +19,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     scratch.replace(path)
 
 
-def to_toml(settings: BaseModel) -> str:
-    """Settings in sections one level deep, as `Recipe.read` takes them. What is None is left out."""
-    facts = settings.model_dump(exclude_none=True)
+def to_toml(recipe: Recipe) -> str:
+    """A recipe as `Recipe.read` takes it, with all defaults: a later version may have others. What is None is left out,
+    and so is a share of self-written prompts that nobody asked for: it gives way where a target cannot have them."""
+    facts = recipe.model_dump(exclude_none=True)
+    if "self_written" not in recipe.prompts.model_fields_set:
+        del facts["prompts"]["self_written"]
     plain = {name: value for name, value in facts.items() if not isinstance(value, dict)}
     parts = [_lines(plain)]
     parts += [f"[{name}]\n{_lines(section)}" for name, section in facts.items() if isinstance(section, dict)]

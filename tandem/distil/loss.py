@@ -1,7 +1,8 @@
-"""What a draft learns from: how far its distribution q is from the target's p, of which the likeliest entries are known.
+"""What a draft learns from: how far its distribution q is from the target's p, of which the likeliest entries are
+known.
 
-A draft is not asked for what it cannot say: p is restricted to its vocabulary and renormalised. What remains of p's mass
-beyond the kept entries is one bucket, with what remains of q's.
+A draft is not asked for what it cannot say: p is restricted to its vocabulary and renormalised. What remains of p's
+mass beyond the kept entries is one bucket, with what remains of q's.
 
     KL(p || q) = sum_i p_i ln(p_i / q_i),    TV(p, q) = 1/2 sum_i |p_i - q_i|
 
@@ -10,7 +11,8 @@ can only bring two distributions closer (the log sum inequality; the triangle in
 entries were kept. Which tokens the bucket's mass lies on is not known; it counts as what the draft can say.
 
 KL is what distilling commonly uses (Hinton et al., arXiv 1503.02531); 1 - TV is the chance that speculative sampling
-accepts a candidate (Leviathan et al., arXiv 2211.17192), so TV is what counts in the end (DistillSpec, arXiv 2310.08461).
+accepts a candidate (Leviathan et al., arXiv 2211.17192), so TV is what counts in the end (DistillSpec, arXiv
+2310.08461).
 """
 
 from __future__ import annotations

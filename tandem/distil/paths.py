@@ -10,7 +10,10 @@ from tandem.distil.recipe import Recipe
 
 
 def whole_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """folder: that has the recipe."""
+    """folder: that has the recipe. The target's path is relative to where one is, as with every command."""
+    path = os.path.expanduser(recipe.target)
+    if os.path.exists(path):
+        recipe = recipe.model_copy(update={"target": os.path.abspath(path)})
     return _each(recipe, lambda path: os.path.normpath(folder.absolute() / Path(path).expanduser()))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_COLOURS = {"train": "#444444", "held out": "#D55E00", "greedy agreement": "#0072B2", "1 - TV at temperature 1": "#009E73"}
+_COLOURS = {
+    "train": "#444444", "held out": "#D55E00", "greedy agreement": "#0072B2", "1 - TV at temperature 1": "#009E73",
+}  # fmt: skip
 
 
 def draw(metrics: dict[str, Any], path: Path) -> bool:

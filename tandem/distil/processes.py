@@ -11,6 +11,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 
+from tandem.models import ModelError
+
 #: One process may wait for another while that one generates or measures.
 _PATIENCE = timedelta(days=1)
 
@@ -56,7 +58,9 @@ class Processes:
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
     """This process, with those that were started with it. device: `auto` (CUDA where there is one), `cpu`, `cuda` or
-    `cuda:N`; of several processes each has the GPU of its number."""
+    `cuda:N`; of several processes each has the GPU of its number. Raises ModelError for a device that there is not."""
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices here; use --device cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         yield Processes(0, 1, torch.device(name))

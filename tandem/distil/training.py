@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +37,23 @@ class TrainingError(ValueError):
 
 
 class Interrupted(Exception):
-    """The training was asked to stop; where it stood is kept."""
+    """The training was asked to stop; where it stood is kept. signal_number: of what asked."""
+
+    def __init__(self, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(f"ended by signal {signal_number}")
+        self.signal_number = signal_number
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """After a step, or before the first. number: of it, of `steps`. tokens: of answers learnt from so far. report: that
-    was made after this step, as metrics have it."""
+    """After a step, or before the first of this run, which is no news. number: of steps done, of `steps`. tokens: of
+    answers learnt from so far. reports: made so far, as metrics have them."""
 
     number: int
     steps: int
     tokens: int
-    report: dict[str, Any] | None = None
+    reports: Sequence[Mapping[str, Any]]
+    is_news: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +106,26 @@ class _Trainer:
 
     def run(self, stops: Callable[[], bool], tell: Callable[[Step], None]) -> Course:
         course, settings, processes = self._course, self._settings, self._processes
-        tell(Step(course.step, len(self._steps), course.tokens))
+        tell(self._now(is_news=False))
         saved = time.monotonic()
         for batch in prefetched(self._lessons.train, self._shares(course.step), processes.device):
             self._learn(batch, self._steps[course.step])
             course.step += 1
             last = course.step == len(self._steps)
-            report = self._report() if last or course.step % settings.report_steps == 0 else None
+            if last or course.step % settings.report_steps == 0:
+                self._report()
             stop, due = processes.any(stops(), time.monotonic() - saved > settings.checkpoint_seconds)
             if last or stop or due:
                 self._save()
                 saved = time.monotonic()
-            tell(Step(course.step, len(self._steps), course.tokens, report=report))
+            tell(self._now(is_news=True))
             if stop and not last:
                 raise Interrupted
         return course
+
+    def _now(self, *, is_news: bool) -> Step:
+        course = self._course
+        return Step(course.step, len(self._steps), course.tokens, tuple(course.reports), is_news)
 
     def _shares(self, start: int) -> list[list[int]]:
         """This process's sequences of each step that is left. Where there are fewer sequences than processes, some get
@@ -142,7 +153,7 @@ class _Trainer:
         self._course.places += answers
         self._course.tokens += answers
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self) -> None:
         course, settings = self._course, self._settings
         loss_sum = self._processes.total(self._loss.clone()).item()
         self._check(loss_sum)
@@ -154,7 +165,6 @@ class _Trainer:
         course.reports.append({**report, "held_out": as_json(held_out)})
         course.places = 0
         self._loss.zero_()
-        return course.reports[-1]
 
     def _save(self) -> None:
         loss_sum = self._processes.total(self._loss.clone()).item()

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tandem.distil.files import write_whole
+from tandem.distil.files import to_toml, write_whole
 from tandem.distil.recipe import Recipe
 
 #: What may be other than when a run was begun: nothing that was computed depends on it.
@@ -30,7 +30,7 @@ class WorkFolder:
         self.path = draft / "work"
         self.answers = data or self.path / "answers"
         self._draft = draft
-        self._recipe = self.path / "recipe.json"
+        self._recipe = self.path / "recipe.toml"
 
     def training(self, share: float = 1.0) -> Path:
         """Of checkpoints, of a training on this share of the data."""
@@ -54,25 +54,27 @@ class WorkFolder:
             lock.release()
 
     def recipe(self) -> Recipe | None:
-        """What a run here was begun with; None where there was none. Raises WorkError."""
-        try:
-            return Recipe.model_validate_json(self._recipe.read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise WorkError(f"{self._recipe} cannot be read; start again with --fresh") from error
+        """What a run here was begun with; None where there was none. Raises RecipeError."""
+        return Recipe.read(self._recipe) if self._recipe.exists() else None
 
     def begin(self, recipe: Recipe) -> bool:
-        """Notes what the run is; True where it goes on. Raises WorkError where another one was begun here."""
+        """Notes what the run is; True where it goes on. Raises RecipeError, and WorkError where another was begun."""
         before = self.recipe()
         if before is not None:
             _check_same(self._draft, _flat(before.model_dump()), _flat(recipe.model_dump()))
-        write_whole(self._recipe, recipe.model_dump_json(indent=1))
+        write_whole(self._recipe, to_toml(recipe))
         return before is not None
+
+    def noted(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """What a file of this name says; these facts, where there was none."""
+        path = self.path / name
+        if not path.exists():
+            write_whole(path, json.dumps(facts))
+        return json.loads(path.read_text("utf-8"))
 
     def forget(self) -> None:
         """Of what was computed, all but the answers, which are the longest work and say themselves what they fit."""
-        for path in (self._recipe, *self.path.glob("training*"), *self.path.glob("devices*")):
+        for path in (self._recipe, self.path / "answers.json", *self.path.glob("training*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def note_device(self, kind: str) -> None:
@@ -81,8 +83,12 @@ class WorkFolder:
 
     @property
     def made_on(self) -> str:
-        """`gpu` if any part was, or else `cpu`."""
-        return "gpu" if (self.path / "devices-cuda").exists() else "cpu"
+        """`gpu` if any part was, the answers with them, or else `cpu`."""
+        try:
+            wrote = json.loads((self.answers / "data.json").read_text("utf-8"))["machine"]["device"]
+        except (OSError, ValueError, KeyError, TypeError):
+            wrote = None
+        return "gpu" if wrote == "cuda" or (self.path / "devices-cuda").exists() else "cpu"
 
 
 def _check_same(draft: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
