@@ -14,22 +14,32 @@ def whole_paths(recipe: Recipe, folder: Path) -> Recipe:
     path = os.path.expanduser(recipe.target)
     if os.path.exists(path):
         recipe = recipe.model_copy(update={"target": os.path.abspath(path)})
-    return _each(recipe, lambda path: os.path.normpath(folder.absolute() / Path(path).expanduser()))
+
+    def whole(path: str) -> str:
+        return os.path.normpath(folder.absolute() / Path(path).expanduser())
+
+    start = recipe.student.start_from
+    # Other names of models are no paths.
+    return _with(recipe, whole, whole(start) if start is not None and os.path.exists(whole(start)) else start)
 
 
 def relative_paths(recipe: Recipe, folder: Path) -> Recipe:
     """As a recipe in `folder` has them."""
-    return _each(recipe, lambda path: os.path.relpath(path, folder.absolute()))
+
+    def relative(path: str) -> str:
+        return os.path.relpath(path, folder.absolute())
+
+    start = recipe.student.start_from
+    return _with(recipe, relative, relative(start) if start is not None and os.path.isabs(start) else start)
 
 
-def _each(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
-    prompts, start = recipe.prompts, recipe.student.start_from
+def _with(recipe: Recipe, change: Callable[[str], str], start_from: str | None) -> Recipe:
+    """With all files changed. What was set by nobody stays so, but for paths."""
+    prompts, student = recipe.prompts, recipe.student
     files, exclude = (tuple(map(change, paths)) for paths in (prompts.files, prompts.exclude))
-    if start is not None and not start.startswith("embedded:"):
-        start = change(start)
     return recipe.model_copy(
         update={
             "prompts": prompts.model_copy(update={"files": files, "exclude": exclude}),
-            "student": recipe.student.model_copy(update={"start_from": start}),
+            "student": student.model_copy(update={"start_from": start_from}),
         }
     )
