@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from bench.decode.command import decode
+from bench.draft.command import draft
 from bench.engine.command import Options, measured
 from bench.engine.figures import SOAK_GOAL_MINUTES, Group
 from bench.machine import describe_machine
@@ -30,6 +31,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 app.command()(decode)
+app.command()(draft)
 app.command()(overlap)
 app.command()(overload)
 app.command()(peers)

@@ -26,7 +26,9 @@ TargetModel = Annotated[
 ]
 DraftModel = Annotated[str, typer.Option(help="Draft: as services take it, or a rig's: rig:noise-0.05.")]
 Dtype = Annotated[str, typer.Option(help="Type of both models' weights: bfloat16, float32.")]
-DraftWeights = Annotated[str, typer.Option(help="The draft's linear layers: full, or quantised: int8, int4.")]
+DraftWeights = Annotated[
+    str, typer.Option(help="The draft's linear layers: full, or quantised: int8, int4; auto: as its folder says.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each model; all cores if unset.")]
 
 

@@ -23,8 +23,10 @@ class ModelSettings(ServiceSettings):
 
     revision: str | None = Field(None, description="Commit, tag or branch of a Hugging Face id.")
     dtype: Literal["bfloat16", "float32", "auto"] = Field("bfloat16", description="Type of the weights.")
-    weights: Literal["full", "int8", "int4"] = Field(
-        "full", description="Linear layers: full (in --dtype), or quantised at the start to int8 or int4 (CPU only)."
+    weights: Literal["auto", "full", "int8", "int4"] = Field(
+        "auto",
+        description="Linear layers: full (in --dtype), or quantised at the start to int8 or int4 (CPU only); auto: what"
+        " a draft's own folder names for the CPU, otherwise full.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the model; all cores if unset.")

@@ -74,7 +74,7 @@ def up(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
-    weights: flags.Weights = "full",
+    weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -167,7 +167,7 @@ def complete(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
-    weights: flags.Weights = "full",
+    weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
 ) -> None:
@@ -236,7 +236,7 @@ def chat(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     dtype: flags.Dtype = "bfloat16",
-    weights: flags.Weights = "full",
+    weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
     threads: flags.Threads = None,
 ) -> None:

@@ -40,7 +40,11 @@ DraftModel = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights of services started here: bfloat16, float32, auto.")]
 Weights = Annotated[
-    str, typer.Option(help="Linear layers of services started here: full, or quantised: int8, int4 (CPU).")
+    str,
+    typer.Option(
+        help="Linear layers of services started here: full, or quantised: int8, int4 (CPU); auto: as a draft's own"
+        " folder says, otherwise full."
+    ),
 ]
 DraftWeights = Annotated[str | None, typer.Option(help="The draft's linear layers; those of --weights if unset.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each model; all cores if unset.")]

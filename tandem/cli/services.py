@@ -28,8 +28,9 @@ class Layout:
     """What to start. Ports: 0 takes a free one. http_port: None serves no HTTP. draft_model: None starts no draft
     service.
 
-    weights: of both models; draft_weights: of the draft's, where they are others. tokenizer: model whose tokenizer is
-    used, where it is not the target's. api_keys: file of those that callers are asked for; None for nobody.
+    weights: of both models, see `load_model`; draft_weights: of the draft's, where they are others. tokenizer: model
+    whose tokenizer is used, where it is not the target's. api_keys: file of those that callers are asked for; None for
+    nobody.
     """
 
     host: str = "127.0.0.1"
@@ -42,7 +43,7 @@ class Layout:
     draft_model: str | None = "embedded:smollm2-draft"
     draft_revision: str | None = None
     dtype: str = "bfloat16"
-    weights: str = "full"
+    weights: str = "auto"
     draft_weights: str | None = None
     threads: int | None = None
     log_level: str = "info"

@@ -1,4 +1,12 @@
-"""Drafts of a few layers on their base model's embedding and output layer: folders with a `tandem.json`."""
+"""Drafts of a few layers on their base model's embedding and output layer: folders with a `tandem.json`.
+
+    base         the model that it drafts for, as the services take it; revision: where it is a Hugging Face id
+    weights      file of its own layers and final norm, safetensors; matrices may be int8 (`tandem.models.quantise`)
+    vocabulary   file of the tokens that it can say (`cut_head.read_token_ids`); all of them without one
+    cpu_weights  full, int8 or int4: what `--weights auto` takes on a CPU; full without it
+
+Beside it lies config.json, that of a whole model with so many layers and the base's vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +24,11 @@ from tandem.models import ModelCorruptError, ModelFolder, resolve
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
 
+_WEIGHTS = ("full", "int8", "int4")
+
 
 def read_graft(folder: ModelFolder) -> dict[str, str]:
-    """What `tandem.json` says: base and weights, and where they are given revision and vocabulary.
+    """What `tandem.json` says: base and weights, and where they are given revision, vocabulary and cpu_weights.
 
     Raises ModelCorruptError.
     """
@@ -29,7 +39,17 @@ def read_graft(folder: ModelFolder) -> dict[str, str]:
         raise ModelCorruptError(f"{folder.model_id}: {GRAFT} does not name a base and weights") from error
     if not isinstance(facts.get("vocabulary", ""), str):
         raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: vocabulary must name a file")
+    if facts.get("cpu_weights", "full") not in _WEIGHTS:
+        raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: cpu_weights must be one of {', '.join(_WEIGHTS)}")
     return facts
+
+
+def cpu_weights(folder: ModelFolder) -> str:
+    """How a model's linear layers are to be held on a CPU, by its own folder: `full` where it does not say.
+
+    Raises ModelCorruptError.
+    """
+    return read_graft(folder).get("cpu_weights", "full") if (folder.path / GRAFT).is_file() else "full"
 
 
 def load_graft(

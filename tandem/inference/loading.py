@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tandem.inference.cut_head import spread_logits
-from tandem.inference.grafts import load_graft, read_graft
+from tandem.inference.grafts import cpu_weights, load_graft, read_graft
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.precision import quantise
 from tandem.models import (
@@ -45,13 +45,16 @@ def load_model(
     """Loads a model for inference. Code that comes with a model is never run.
 
     dtype: `bfloat16`, `float32`, or `auto` for the one it was saved in. device: `auto` (CUDA where there is one),
-    `cpu`, `cuda` or `cuda:N`. weights: `full`, or `int8` or `int4` (see `quantise`). shards: how many processes the
+    `cpu`, `cuda` or `cuda:N`. weights: `full`, or `int8` or `int4` (see `quantise`), or `auto` for what the folder of a
+    draft says to run it with on a CPU, and `full` elsewhere. shards: how many processes the
     weights are split over, of which this is one (see `parallel`); `check_shards` comes first. Raises ModelCorruptError,
     ModelNotFoundError, ModelError or UnsupportedModelError.
     """
     logging.disable_progress_bar()
     place = _device(device)
     config = _config(folder)
+    if weights == "auto":
+        weights = cpu_weights(folder) if place.type == "cpu" and shards == 1 else "full"
     kind: torch.dtype = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16  # type: ignore[assignment]
     try:
         token_ids = None
@@ -99,7 +102,7 @@ def check_shards(folder: ModelFolder, *, weights: str, shards: int) -> None:
     """Before a group of processes meets: raises UnsupportedModelError for what cannot be split over so many."""
     from tandem.inference.parallel.shards import check_config
 
-    if weights != "full":
+    if weights not in ("auto", "full"):
         raise UnsupportedModelError(
             f"--weights {weights}: quantised layers cannot be split over {shards} processes; use --weights full"
         )

@@ -85,7 +85,7 @@ def load_engine(
     _log.info(
         "loaded %s: %.0f M parameters, %s%s on %s, a cache of %d tokens (%.0f MB), in %.1f s",
         folder.model_id, loaded.parameter_count / 1e6, loaded.dtype,
-        "" if weights == "full" else f" with {weights} weights", loaded.device, runner.cache.capacity,
+        "" if loaded.weights == "full" else f" with {loaded.weights} weights", loaded.device, runner.cache.capacity,
         runner.cache.capacity * runner.cache.shape.bytes / 1e6, time.perf_counter() - started,
     )  # fmt: skip
     if group is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tandem.cli.client import Client
 from tandem.cli.services import Layout, LocalServices
@@ -45,6 +48,28 @@ def test_weights_are_full_unless_asked_otherwise_and_a_drafter_without_has_none(
     layout = Layout(target_model=str(models / "target"), draft_model="prompt-lookup")
     with LocalServices(layout, show_logs=False) as services:
         assert weights_of(services.endpoint) == ("full", "")
+
+
+def test_a_draft_says_itself_what_it_is_best_run_with(models: Path, tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    weights = load_file(models / "draft" / "model.safetensors")
+    own = {name: weight for name, weight in weights.items() if "embed" not in name and "lm_head" not in name}
+    save_file(own, draft / "own.safetensors")
+    save_file({"token_ids": torch.arange(0, 257, 2, dtype=torch.int32)}, draft / "vocabulary.safetensors")
+    (draft / "config.json").write_bytes((models / "draft" / "config.json").read_bytes())
+    facts = {"base": str(models / "target"), "weights": "own.safetensors", "vocabulary": "vocabulary.safetensors"}
+    (draft / "tandem.json").write_text(json.dumps({**facts, "cpu_weights": "int8"}))
+    for draft_weights, held in ((None, "int8"), ("full", "full")):
+        layout = Layout(
+            target_model=str(models / "target"), draft_model=str(draft), draft_weights=draft_weights, dtype="float32"
+        )
+        with LocalServices(layout, show_logs=False) as services:
+            assert weights_of(services.endpoint) == ("full", held)
+            asked = ["complete", "Hello", "--max-tokens", "16", "--accept", "exact", "--endpoint", services.endpoint]
+            done, alone = tandem(*asked), tandem(*asked, "--policy", "off")
+        assert done.returncode == alone.returncode == 0, done.stderr
+        assert done.stdout == alone.stdout != ""
 
 
 def test_each_service_has_a_choice_of_its_own(models: Path) -> None:

@@ -122,3 +122,22 @@ def test_a_damaged_or_missing_list_is_refused_by_name(tmp_path: Path) -> None:
     with refused(ModelCorruptError, "draft: tandem.json: vocabulary must name a file"):
         load(draft)
 
+
+
+@pytest.mark.parametrize("named", ["int8", "int4", "full", None])
+def test_auto_weights_are_those_that_its_folder_names(named: str | None, tmp_path: Path) -> None:
+    draft = cut(tmp_path)
+    if named:
+        change_graft(draft, cpu_weights=named)
+    loaded, asked, base = (
+        load_model(resolve(str(folder)), device="cpu", weights=weights)
+        for folder, weights in ((draft, "auto"), (draft, "full"), (tmp_path / "whole", "auto"))
+    )
+    assert (loaded.weights, asked.weights, base.weights) == (named or "full", "full", "full")
+
+
+def test_weights_that_there_are_not_are_refused_by_name(tmp_path: Path) -> None:
+    draft = cut(tmp_path)
+    change_graft(draft, cpu_weights="int3")
+    with refused(ModelCorruptError, "draft: tandem.json: cpu_weights must be one of full, int8, int4"):
+        load(draft)
