@@ -71,18 +71,16 @@ def _restore(path: Path, own: Mapping[str, nn.Parameter], optimiser: torch.optim
     with safe_open(path, framework="pt") as file:
         course = Course(**json.loads(file.metadata()["course"]))
         tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
+    weights = {key.removeprefix(_WEIGHTS): tensor for key, tensor in tensors.items() if key.startswith(_WEIGHTS)}
+    if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in own.items()}:
+        raise ValueError("it is of another draft")
     fresh = optimiser.state_dict()
     fresh["state"] = {number: {} for number in _order(optimiser)}
-    weights: dict[str, Tensor] = {}
     numbers = dict(zip(own, _order(optimiser), strict=True))
     for key, tensor in tensors.items():
-        if key.startswith(_WEIGHTS):
-            weights[key.removeprefix(_WEIGHTS)] = tensor
-        else:
+        if key.startswith(_OPTIMISER):
             kind, _, name = key.removeprefix(_OPTIMISER).partition(".")
             fresh["state"][numbers[name]][kind] = tensor
-    if weights.keys() != own.keys():
-        raise ValueError("it is of another draft")
     optimiser.load_state_dict(fresh)
     with torch.no_grad():
         for name, weight in own.items():

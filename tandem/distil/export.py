@@ -45,7 +45,7 @@ def write_draft(
     write_whole(folder / WEIGHTS[weights], save(layers))
     facts = {"base": base.name} | ({"revision": base.revision} if base.revision else {}) | {"weights": WEIGHTS[weights]}
     if weights == "int8":
-        facts["quantisation"] = "int8-per-row"
+        facts |= {"quantisation": "int8-per-row", "cpu_weights": "int8"}
     if token_ids is not None:
         write_whole(folder / VOCABULARY, save({"token_ids": token_ids.to(torch.int32).cpu().contiguous()}))
         facts["vocabulary"] = VOCABULARY

@@ -61,6 +61,8 @@ def joined(device: str = "auto") -> Iterator[Processes]:
     `cuda:N`; of several processes each has the GPU of its number. Raises ModelError for a device that there is not."""
     if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices here; use --device cpu")
+    # Without it products differ from run to run on a GPU; read when one is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         yield Processes(0, 1, torch.device(name))

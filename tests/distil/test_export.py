@@ -91,7 +91,7 @@ def test_in_int8_each_weight_is_within_half_a_step_of_what_was_trained(tmp_path:
     facts = json.loads((folder / "tandem.json").read_text())
     assert facts == {
         "base": str(tmp_path / "target"), "weights": "layers.int8.safetensors", "quantisation": "int8-per-row",
-        "vocabulary": "vocabulary.safetensors",
+        "cpu_weights": "int8", "vocabulary": "vocabulary.safetensors",
     }  # fmt: skip
     assert (folder / "layers.int8.safetensors").stat().st_size < 1.4 * sum(weight.numel() for weight in own.values())
 
