@@ -40,9 +40,7 @@ def _generate(recipe: Path, folder: Path, device: str) -> None:
     from tandem.tokenization import TokenizationError
 
     try:
-        generate(
-            Recipe.read(recipe), folder, base=recipe.parent, device=device, report=_Lines(), note=_say
-        )
+        generate(Recipe.read(recipe), folder, base=recipe.parent, device=device, report=_Lines(), note=_say)
     except (GenerationError, RecipeError, ValueError, ModelError, TokenizationError, OSError) as error:
         print(f"tandem.distil: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(_USAGE_ERROR) from None

@@ -91,15 +91,14 @@ class Batch:
 
     def _begin(self, row: _Row, ask: Ask) -> None:
         """Gives the row its next text; what it begins with that is in the cache is not computed again."""
-        if not 0 < len(ask.token_ids) <= self._runner.row_length - ask.limit or not 0 < ask.limit <= self._top_ids.shape[1]:
-            raise ValueError(f"{len(ask.token_ids)} tokens and {ask.limit} more do not fit a row of {self._runner.row_length}")
+        length, most = self._runner.row_length, self._top_ids.shape[1]
+        if not 0 < len(ask.token_ids) <= length - ask.limit or not 0 < ask.limit <= most:
+            raise ValueError(f"{len(ask.token_ids)} tokens and {ask.limit} more do not fit a row of {length}")
         sequence = row.sequence
-        pairs = zip(sequence.tokens[: sequence.cached], ask.token_ids[:-1], strict=False)
-        sequence.truncate(next((place for place, (old, new) in enumerate(pairs) if old != new), min(
-            sequence.cached, len(ask.token_ids) - 1
-        )))  # fmt: skip
+        # One token at least has to be run, for its logits.
+        sequence.truncate(min(_common(sequence.tokens, ask.token_ids), sequence.cached, len(ask.token_ids) - 1))
         sequence.extend(ask.token_ids[sequence.length :])
-        sequence.table.reserve(self._runner.row_length - sequence.cached)
+        sequence.table.reserve(length - sequence.cached)
         row.begin(ask)
 
     def _go_on(self, row: _Row) -> bool:
@@ -163,3 +162,9 @@ class _Row:
         self.stream = NoiseStream(ask.seed)
         self.drawn: list[int] = []
         self.is_done = False
+
+
+def _common(one: Seq[int], other: Seq[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

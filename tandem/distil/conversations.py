@@ -74,10 +74,11 @@ class ShardWorks:
     def next_work(self) -> Work | None:
         """None once the works that are under way will fill the shard, about. Raises NothingToAskError."""
         data = self._asking.data
-        expected = self.tokens / len(self._samples) if self._samples else data.answer_tokens
+        ended = self._next - self._running
+        expected = self.tokens / ended if self.tokens else data.answer_tokens  # of a work, those without an answer too
         if self._next and self.tokens + self._running * expected >= data.shard_tokens:
             self._is_full = True  # for good: a few more at the end would have the batch for themselves
-        if self._is_full:
+        if self._is_full and (self._samples or self._running):
             return None
         if self._barren >= max(_BARREN, 4 * data.batch):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
@@ -147,7 +148,8 @@ class ShardWorks:
             messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
             try:
                 token_ids = tokenizer.apply_chat_template([*messages, {"role": "user", "content": prompt.text}])
-    X _DroppedError("unfit")
+            except TokenizationError as error:
+                raise _DroppedError("unfit") from error
         if not token_ids:
             raise _DroppedError("empty")
         if len(token_ids) > self._asking.prompt_tokens:

@@ -1,4 +1,4 @@
-"""Prompts from files: `.jsonl` with `prompt`, `turns` or `messages` in each record, `.txt` with a prompt on each line."""
+"""Prompts from files: `.jsonl` with `prompt`, `turns` or `messages` in each record, `.txt` with one on each line."""
 
 from __future__ import annotations
 
