@@ -34,8 +34,9 @@ def test_the_order_is_of_the_seed_alone() -> None:
 
 
 def test_a_part_of_a_pass_is_its_beginning() -> None:
-    whole = plan(LENGTHS, seed=1, epochs=2, batch_tokens=100)
-    assert plan(LENGTHS, seed=1, epochs=1.5, batch_tokens=100) == whole[: round(len(whole) * 0.75)]
+    first, both = (plan(LENGTHS, seed=1, epochs=epochs, batch_tokens=100) for epochs in (1, 2))
+    second = both[len(first) :]
+    assert plan(LENGTHS, seed=1, epochs=1.5, batch_tokens=100) == first + second[: round(len(second) / 2)]
     assert len(plan(LENGTHS, seed=1, epochs=1e-9, batch_tokens=100)) == 1
 
 
