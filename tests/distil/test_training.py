@@ -66,7 +66,7 @@ def test_a_report_is_made_every_so_many_steps_and_at_the_end(whole: tuple[Any, C
     assert told[-1].tokens == course.tokens == 2 * sum(len(s.answer) for s in lessons(SAMPLES, tmp_path).train)
 
 
-@pytest.mark.parametrize("end", [1, 5, 7])
+@pytest.mark.parametrize("end", [1, 3, 5])
 def test_ended_anywhere_and_begun_again_it_is_the_same(
     end: int, whole: tuple[dict[str, torch.Tensor], Course], tmp_path: Path
 ) -> None:
