@@ -49,11 +49,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Ten
 
 
 def test_it_learns_to_foresee_what_it_never_learnt_from(tmp_path: Path) -> None:
-    _, course, _ = taught(tmp_path, epochs=30, report_steps=20, batch_tokens=512)
+    many = lessons(write(TARGET, 1000), tmp_path)
+    facts = settings(epochs=3, learning_rate=1e-2, batch_tokens=512, report_steps=10)
+    course = train(student_of(TARGET), many, facts, seed=7, processes=CPU)
     first, last = course.reports[0], course.reports[-1]
     assert last["held_out"]["loss"] < 0.8 * first["held_out"]["loss"]
     assert last["held_out"]["one_minus_tv"] > 1.1 * first["held_out"]["one_minus_tv"]
-    assert last["train_loss"] < 0.6 * first["train_loss"]
+    assert last["train_loss"] < 0.7 * first["train_loss"]
 
 
 def test_a_report_is_made_every_so_many_steps_and_at_the_end(whole: tuple[Any, Course], tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_the_rate_rises_evenly_and_falls_as_a_cosine() -> None:
 @pytest.mark.parametrize("batch_tokens", [256, 30], ids=["many sequences a step", "often only one"])
 def test_two_processes_come_to_what_one_does(batch_tokens: int, tmp_path: Path) -> None:
     """On gloo, as torchrun starts them; the same batches, each process with half of the sequences of a step."""
-    facts = {"batch_tokens": batch_tokens, "epochs": 0.5}
+    facts = {"batch_tokens": batch_tokens, "epochs": 0.5, "report_steps": 2}
     one = taught(tmp_path / "one", **facts)[1]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
