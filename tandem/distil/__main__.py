@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tandem.distil.recipe import Recipe, RecipeError
 from tandem.serving import prepare_for_models
@@ -28,22 +28,36 @@ def main() -> None:
     options = parser.parse_args()
     prepare_for_models()
     try:
-        _generate(options.recipe, options.folder, options.device)
+        recipe = Recipe.read(options.recipe)
+        _generate(recipe, options.recipe.parent, options.folder, options.device)
+    except RecipeError as error:
+        _refuse(error)
     except KeyboardInterrupt:
         print("ended; all whole shards stay, and the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _generate(recipe: Path, folder: Path, device: str) -> None:
-    from tandem.distil.generation import GenerationError, generate  # imports torch
+def _generate(recipe: Recipe, base: Path, folder: Path, device: str) -> None:
+    # These import torch, which takes seconds: a mistyped recipe does not wait for it.
+    from tandem.distil.conversations import NothingToAskError
+    from tandem.distil.generation import GenerationError, generate
+    from tandem.distil.prompts import PromptError
+    from tandem.distil.provenance import ProvenanceError
+    from tandem.distil.shards import ShardError
     from tandem.models import ModelError
     from tandem.tokenization import TokenizationError
 
     try:
-        generate(Recipe.read(recipe), folder, base=recipe.parent, device=device, report=_Lines(), note=_say)
-    except (GenerationError, RecipeError, ValueError, ModelError, TokenizationError, OSError) as error:
-        print(f"tandem.distil: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(_USAGE_ERROR) from None
+        generate(recipe, folder, base=base, device=device, report=_Lines(), note=_say)
+    except (GenerationError, PromptError, ProvenanceError, NothingToAskError, ShardError) as error:
+        _refuse(error)
+    except (ModelError, TokenizationError, OSError) as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"tandem.distil: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(_USAGE_ERROR) from None
 
 
 def _say(text: str) -> None:

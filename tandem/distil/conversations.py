@@ -46,6 +46,12 @@ class Asking:
     prompt_tokens: int
     ends: frozenset[int]
 
+    @property
+    def turn_tokens(self) -> int:
+        """Most of a turn that the target writes itself; 0 where it writes none, or none would fit."""
+        own = self.mixture.own
+        return 0 if own is None else max(0, min(own_turns.TURN_TOKENS, self.prompt_tokens - len(own.head)))
+
 
 class ShardWorks:
     """The works of one shard, a function of the recipe and the shard's number alone.
@@ -104,7 +110,7 @@ class ShardWorks:
     def _own_turn(self, number: int) -> Generator[Ask, Reply, Prompt]:
         own = self._asking.mixture.own
         assert own is not None
-        limit = min(own_turns.TURN_TOKENS, self._asking.prompt_tokens)
+        limit = self._asking.turn_tokens
         reply = yield Ask(own.head, limit, own.ends, own_turns.TEMPERATURE, self._seed(number, "turn"))
         text = own.text(reply.token_ids)
         if text is None:

@@ -50,7 +50,7 @@ def draw_and_keep(logits: Tensor, temperatures: Sequence[float], uniforms: Seque
 def _draw_and_keep(logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], kept: int) -> Drawn:
     device = logits.device
     ids = top_places(logits, kept).sort(-1).values
-    values, order = logits.gather(-1, ids).sort(-1, descending=True, stable=True)
+    values, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
     ids = ids.gather(-1, order)
     shifted = logits - values[:, :1]
     weights = shifted.exp()

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 
 from tandem.distil.batch import Batch
 from tandem.distil.conversations import Asking, ShardWorks
-from tandem.distil.prompts import own_turns
 from tandem.distil.prompts.mixture import open_mixture
 from tandem.distil.provenance import check_or_write, facts_of
 from tandem.distil.recipe import Recipe
@@ -161,8 +160,13 @@ class _Generation:
             )
         ends = frozenset(loaded.end_token_ids) | self._tokenizer.end_token_ids
         asking = Asking(self._mixture, self._tokenizer, data, self._recipe.seed, prompt_tokens, ends)
-        limit = data.answer_tokens if self._mixture.own is None else max(data.answer_tokens, own_turns.TURN_TOKENS)
-        return asking, Batch(self._runner(loaded, prompt_tokens + limit), limit, data.kept)
+        if self._mixture.own is not None and not asking.turn_tokens:
+            raise GenerationError(
+                f"data.prompt_tokens: {prompt_tokens} tokens have no room for a prompt: what the target's chat template"
+                f" begins with has {len(self._mixture.own.head)}"
+            )
+        runner = self._runner(loaded, prompt_tokens + data.answer_tokens)
+        return asking, Batch(runner, max(data.answer_tokens, asking.turn_tokens), data.kept)
 
     def _runner(self, loaded: LoadedModel, row_length: int) -> RowRunner:
         try:

@@ -55,7 +55,7 @@ def test_runs_do_not_reach_from_one_text_into_the_next() -> None:
 def test_all_texts_of_a_record_count_at_any_depth(tmp_path: Path) -> None:
     records = [
         {"turns": ["a question of no weight", _TEXT]},
-        {"messages": [{"role": "user", "content": {"parts": ["one two three four five six seven eight nine"]}}], "n": 3},
+        {"messages": [{"content": {"parts": ["one two three four five six seven eight nine"]}}], "n": 3},
     ]
     (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n\n")
     (tmp_path / "more.txt").write_text("alpha beta gamma delta epsilon zeta eta theta\nsecond line\n")

@@ -37,7 +37,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(target: Path, *, prompts: Prompts | None = None, seed: int = 4, **data: object) -> Recipe:
-    usual = {"tokens": 400 * _SHARDS, "shard_tokens": 400, "answer_tokens": 24, "prompt_tokens": 500, "kept": 8,
+    usual = {"tokens": 400 * _SHARDS, "shard_tokens": 400, "answer_tokens": 24, "prompt_tokens": 150, "kept": 8,
              "batch": 6, "dtype": "float32"}  # fmt: skip
     return Recipe(
         target=str(target), seed=seed, prompts=prompts or Prompts(), data=Data.model_validate({**usual, **data})
@@ -230,7 +230,7 @@ def test_processes_that_share_the_work_make_the_same_shards(
     [
         ({"seed": 5}, "seed"), ({"kept": 9}, "data.kept"), ({"batch": 7}, "data.batch"),
         ({"temperatures": (0.0,)}, "data.temperatures"), ({"answer_tokens": 25}, "data.answer_tokens"),
-        ({"prompt_tokens": 400}, "data.prompt_tokens"), ({"shard_tokens": 300}, "data.shard_tokens"),
+        ({"prompt_tokens": 140}, "data.prompt_tokens"), ({"shard_tokens": 300}, "data.shard_tokens"),
         ({"dtype": "bfloat16"}, "data.dtype"), ({"prompts": Prompts(self_written=0.1)}, "prompts.self_written"),
         ({"prompts": Prompts(templates=False, self_written=1)}, "prompts.templates"),
     ],
@@ -296,6 +296,7 @@ def test_a_second_process_in_a_folder_is_refused(target: Path, tmp_path: Path) -
     [
         ({"answer_tokens": 4096}, GenerationError, "data.answer_tokens"),
         ({"batch": 3_000_000}, ModelError, "data.batch"),
+        ({"prompt_tokens": 6}, GenerationError, "data.prompt_tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_field(

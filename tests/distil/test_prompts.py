@@ -70,9 +70,8 @@ def test_the_benches_prompts_are_not_among_them(draws: list[Prompt]) -> None:
 
 
 def test_slots_say_what_they_said_before_and_numbers_keep_their_range() -> None:
-    grammar = Grammar(
-        [Kind("only", 1, ["{^who:a} {who:a} {2-9:n} {2-9:n} {10-50/20} {who}"])], {"who": ["ann", "bob", "{who_else}"], "who_else": ["cy"]}
-    )  # fmt: skip
+    lists = {"who": ["ann", "bob", "{who_else}"], "who_else": ["cy"]}
+    grammar = Grammar([Kind("only", 1, ["{^who:a} {who:a} {2-9:n} {2-9:n} {10-50/20} {who}"])], lists)
     seen = set()
     for number in range(300):
         capital, same, n, again, stepped, other = TemplatePrompts(1, grammar).prompt(0, number).text.split()
@@ -104,8 +103,9 @@ def test_files_are_read_in_every_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "is no JSON"), ("[1]", "no record"), ('{"text": "a"}', "has none of"), ('{"prompt": " "}', "prompt: is no text"),
-        ('{"prompt": 3}', "prompt: is no text"), ('{"turns": []}', "turns: is no list"), ('{"turns": "a"}', "turns: is no list"),
+        ("{", "is no JSON"), ("[1]", "no record"), ('{"text": "a"}', "has none of"),
+        ('{"prompt": " "}', "prompt: is no text"), ('{"prompt": 3}', "prompt: is no text"),
+        ('{"turns": []}', "turns: is no list"), ('{"turns": "a"}', "turns: is no list"),
         ('{"turns": [1]}', r"turns\[0\]: is no text"), ('{"messages": []}', "messages: nothing is said"),
         ('{"messages": [1]}', r"messages\[0\]"), ('{"messages": [{"role": "user"}]}', r"messages\[0\]\.content"),
     ],
@@ -140,7 +140,9 @@ def test_own_turns_begin_and_end_where_the_template_says() -> None:
     assert own.text([*ids(" Why? "), 0]) == "Why?"
 
 
-@pytest.mark.parametrize("token_ids", [[], ids("Why?"), [0], [*ids(" .\n"), 0], [*ids("a"), 0, *ids("b"), 0], [0xC3 + 1, 0]])
+@pytest.mark.parametrize(
+    "token_ids", [[], ids("Why?"), [0], [*ids(" .\n"), 0], [*ids("a"), 0, *ids("b"), 0], [0xC3 + 1, 0]]
+)
 def test_what_is_no_turn_is_none(token_ids: list[int]) -> None:
     assert OwnTurns.of(byte_tokenizer(template=TEMPLATE)).text(token_ids) is None
 
