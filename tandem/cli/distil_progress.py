@@ -22,7 +22,11 @@ def listener(console: Console, is_first: bool) -> Iterator[Listener]:
     if not is_first:
         yield _Silence()
     elif not console.is_terminal:
-        yield _Lines(console)
+        lines = _Lines(console)
+        try:
+            yield lines
+        finally:
+            lines.flush()
     else:
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(), _Count(), TimeRemainingColumn(),
@@ -79,26 +83,34 @@ class _Lines:
         self._console = console
         self._name, self._unit, self._total, self._before = "", "", 0, 0
         self._began = self._said = 0.0
+        self._pending = ""
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, unit: str, total: int, done: int) -> None:
+        self.flush()
         self._name, self._unit, self._total, self._before = name, unit, total, done
         self._began = self._said = time.monotonic()
         self.say(f"{name}: {done:,} of {total:,} {unit}" if total else name)
 
     def advance(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        if done < self._total and now - self._said < _LINE_SECONDS:
-            return
-        self._said = now
         parts = [f"{self._name}: {done:,} of {self._total:,} {self._unit} ({done / max(self._total, 1):.0%})"]
         speed = (done - self._before) / max(now - self._began, 1e-9)
         if speed > 0:
             left = max(self._total - done, 0) / speed
             parts.append(f"{_number(speed)} {self._unit}/s, {_time(left)} left")
-        self.say("; ".join([*parts, *([note] if note else [])]))
+        self._pending = "; ".join([*parts, *([note] if note else [])])
+        if now - self._said >= _LINE_SECONDS:
+            self._said = now
+            self.flush()
+
+    def flush(self) -> None:
+        """Says how far it was at last."""
+        if self._pending:
+            self.say(self._pending)
+        self._pending = ""
 
 
 def _number(value: float) -> str:

@@ -18,6 +18,7 @@ from tandem.models.reference import GRAFT
 
 #: Files of the layers, by the type of their weights.
 WEIGHTS = {"bfloat16": "layers.safetensors", "int8": "layers.int8.safetensors"}
+GENERATION = "generation_config.json"
 VOCABULARY = "vocabulary.safetensors"
 
 
@@ -54,6 +55,10 @@ def write_draft(
     for other in WEIGHTS.values():
         if other != WEIGHTS[weights]:
             (folder / other).unlink(missing_ok=True)
+    # Which tokens end a sequence.
+    settings = base.folder.path / GENERATION
+    if settings.is_file():
+        write_whole(folder / GENERATION, settings.read_bytes())
     write_whole(folder / GRAFT, json.dumps(facts, indent=2) + "\n")
     config.dtype = torch.bfloat16
     write_whole(folder / "config.json", config.to_json_string(use_diff=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -142,10 +143,8 @@ class _Run:
     def _read(self) -> Split:
         paths = [shard_path(self._work.answers, number) for number in range(shard_count(self._recipe))]
         data = split(read_samples(paths), self._recipe.data.held_out)
-        # What was begun with other answers would not be what an uninterrupted run comes to.
-        facts = {"sequences": len(data.train), "tokens": count_tokens(data.train)}
-        if self._processes.is_first and self._work.noted("answers.json", facts) != facts:
-            raise WorkError(f"the answers in {self._work.answers} have changed since; train anew with --fresh")
+        if self._processes.is_first:
+            self._work.learn_from({"sequences": len(data.train), "tokens": count_tokens(data.train)})
         return data
 
     def _vocabulary(self, data: Split, base: Base, prepared: Prepared) -> Vocabulary:
@@ -173,7 +172,7 @@ class _Run:
         student = self._student(base, prepared, vocabulary).to(device)
         places = Places(vocabulary.token_ids.to(device), prepared.vocabulary_size)
         lessons = Lessons(part(data.train, share), data.held_out, places, self._work.training(share))
-        name = "training" if share == 1 else f"training on {share:.3g} of it"
+        name = "training" if share == 1 else f"training on {Fraction(share)} of the answers"
 
         def tell(step: Step) -> None:
             if not step.is_news:

@@ -58,23 +58,33 @@ class WorkFolder:
         return Recipe.read(self._recipe) if self._recipe.exists() else None
 
     def begin(self, recipe: Recipe) -> bool:
-        """Notes what the run is; True where it goes on. Raises RecipeError, and WorkError where another was begun."""
+        """Notes what the run is; True where it goes on.
+
+        Until something was trained a recipe may change: which answers fit is said beside them. Raises RecipeError, and
+        WorkError where another draft is being trained.
+        """
         before = self.recipe()
-        if before is not None:
+        if before is not None and self._has_trained:
             _check_same(self._draft, _flat(before.model_dump()), _flat(recipe.model_dump()))
         write_whole(self._recipe, to_toml(recipe))
         return before is not None
 
-    def noted(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-        """What a file of this name says; these facts, where there was none."""
-        path = self.path / name
-        if not path.exists():
-            write_whole(path, json.dumps(facts))
-        return json.loads(path.read_text("utf-8"))
+    def learn_from(self, facts: dict[str, Any]) -> None:
+        """Notes what the answers are. Raises WorkError where a training was begun with others: it would not come to
+        what an uninterrupted one does."""
+        path = self.path / "answers.json"
+        if self._has_trained and path.exists() and json.loads(path.read_text("utf-8")) != facts:
+            raise WorkError(f"the answers in {self.answers} have changed since; train anew with --fresh")
+        write_whole(path, json.dumps(facts))
+
+    @property
+    def _has_trained(self) -> bool:
+        return any(self.path.glob("training*/step-*"))
 
     def forget(self) -> None:
         """Of what was computed, all but the answers, which are the longest work and say themselves what they fit."""
-        for path in (self._recipe, self.path / "answers.json", *self.path.glob("training*")):
+        patterns = ("recipe.toml", "answers.json", "devices-*", "training*")
+        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def note_device(self, kind: str) -> None:

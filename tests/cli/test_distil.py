@@ -75,8 +75,8 @@ def test_it_makes_a_folder_with_all_that_a_draft_has(
     folder, done = made
     assert (done.returncode, done.stdout) == (0, f"{folder}\n"), done.stderr
     assert {path.name for path in folder.iterdir()} - {"training.png"} == {
-        "README.md", "config.json", "layers.int8.safetensors", "metrics.json", "recipe.toml", "tandem.json",
-        "vocabulary.safetensors", "work",
+        "README.md", "config.json", "generation_config.json", "layers.int8.safetensors", "metrics.json", "recipe.toml",
+        "tandem.json", "vocabulary.safetensors", "work",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["made_on"] == "cpu" and metrics["origins"] == [0, 3]
@@ -199,9 +199,11 @@ def test_two_runs_in_one_folder_do_not_collide(tmp_path: Path) -> None:
 
 def test_only_what_changes_no_number_may_change_on_the_way(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
-    work.path.mkdir()
+    (work.path / "training").mkdir(parents=True)
     first = Recipe.model_validate({"target": "x", "prompts": {"files": ["a"]}})
-    assert not work.begin(first)
+    assert not work.begin(Recipe(target="y"))
+    assert work.begin(first)  # until something was trained
+    (work.path / "training/step-00000001.safetensors").write_text("")
     assert work.begin(first.model_copy(update={"weights": "bfloat16"}))
     for facts, words in (
         ({"target": "y"}, ["target is \"y\"", "begun with \"x\""]),
@@ -210,6 +212,17 @@ def test_only_what_changes_no_number_may_change_on_the_way(tmp_path: Path) -> No
     ):
         with refused(WorkError, *words, "--fresh"):
             work.begin(Recipe.model_validate(facts))
+
+
+def test_answers_that_changed_while_a_draft_learnt_from_them_are_refused(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path)
+    (work.path / "training").mkdir(parents=True)
+    work.learn_from({"tokens": 3})
+    work.learn_from({"tokens": 4})
+    (work.path / "training/step-00000001.safetensors").write_text("")
+    work.learn_from({"tokens": 4})
+    with refused(WorkError, "the answers in", "have changed since", "--fresh"):
+        work.learn_from({"tokens": 5})
 
 
 def test_training_anew_keeps_the_answers(tmp_path: Path) -> None:

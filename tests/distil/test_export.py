@@ -110,7 +110,9 @@ def test_a_draft_written_over_another_leaves_nothing_of_it(tmp_path: Path) -> No
     folder, student = exported(tmp_path, llama(), CAN, "int8")
     base, config = find_base(str(tmp_path / "target"), None), shape_of(llama(), 2).config
     write_draft(folder, config, student.own(), base, None, "bfloat16")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "layers.safetensors", "tandem.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "generation_config.json", "layers.safetensors", "tandem.json",
+    ]  # fmt: skip
     load(folder)
 
 
@@ -128,8 +130,15 @@ def test_until_all_is_written_the_folder_is_no_model(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(export, "write_whole", cut_off)
     write_draft(folder, config, student.own(), base, CAN, "int8")
-    assert [path.name for path in written][-1] == "config.json" and len(written) == 4
+    assert [path.name for path in written][-1] == "config.json" and len(written) == 5
     load(folder)
+
+
+def test_its_end_tokens_are_its_target_s(tmp_path: Path) -> None:
+    target = llama(eos_token_id=3)
+    target.generation_config.eos_token_id = [3, 9]
+    folder, _ = exported(tmp_path, target, CAN)
+    assert load(folder).end_token_ids == (3, 9)
 
 
 def test_a_target_from_the_hub_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ def fields(section: type[BaseModel], prefix: str = "") -> dict[str, str]:
 
 def test_every_field_of_a_recipe_is_told_with_its_default() -> None:
     section = PAGE.read_text("utf-8").split("## The recipe")[1].split("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line] for line in lines]
     assert {name.strip("`"): default for name, default, _ in cells} == fields(Recipe)
     assert all(words for _, _, words in cells)
