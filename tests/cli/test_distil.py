@@ -125,8 +125,7 @@ def test_the_services_speak_with_it_and_say_what_the_target_alone_does(endpoint:
     assert drafted.returncode == alone.returncode == 0, drafted.stderr + alone.stderr
     ours, theirs = json.loads(drafted.stdout), json.loads(alone.stdout)
     assert ours["text"] == theirs["text"] and len(ours["text"]) > 10
-    usage = ours["usage"]["completion_tokens_details"]
-    assert usage["accepted_prediction_tokens"] > 0
+    assert ours["usage"]["accepted_prediction_tokens"] > 0
 
 
 def test_run_again_it_has_nothing_to_do_and_another_recipe_is_refused_by_field(
