@@ -121,6 +121,15 @@ class Tokenizer:
         return token_id not in self._skipped and self._tokenizer.id_to_token(token_id) is not None
 
     @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Those that are not part of a text."""
+        return frozenset(self._skipped)
+
+    def pieces(self) -> dict[str, int]:
+        """Ids of all tokens, added ones included, by how the vocabulary writes them."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    @property
     def has_chat_template(self) -> bool:
         return self._template is not None
 

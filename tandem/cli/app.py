@@ -16,6 +16,7 @@ from tandem.cli import options as flags
 from tandem.cli.access import Access
 from tandem.cli.complete import ask, checked, gather, read_stdin
 from tandem.cli.demo import run_demo
+from tandem.cli.distil import distil
 from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.cli.options import RequestOptions, build_request
 from tandem.cli.render import legend, log_probability_table, summary
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.command()(distil)
 
 # What is said besides the completion goes to stderr, so that stdout can be piped.
 _stderr = Console(stderr=True, highlight=False)

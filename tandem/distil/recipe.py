@@ -50,10 +50,12 @@ class Data(_Section):
 
 class Student(_Section):
     """layers: how many. initial: which of the target's they begin as; empty for the first ones and the last.
-    vocabulary: tokens that the draft can say, the commonest ones; 0 for all."""
+    start_from: a draft of the same shape whose layers it begins as instead, named as models are. vocabulary: tokens
+    that the draft can say, the commonest ones; 0 for all."""
 
     layers: int = Field(default=3, ge=1)
     initial: tuple[int, ...] = ()
+    start_from: str | None = None
     vocabulary: int = Field(default=16_384, ge=0)
 
 

@@ -11,15 +11,18 @@ Beside it lies config.json, that of a whole model with so many layers and the ba
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from tandem.inference.cut_head import cut_head, read_token_ids
+from tandem.inference.empty import empty_model
 from tandem.models import ModelCorruptError, ModelFolder, resolve
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
@@ -71,15 +74,13 @@ def load_graft(
             token_ids = read_token_ids(folder.path / facts["vocabulary"], config.get_text_config().vocab_size)
     except ValueError as error:
         raise ModelCorruptError(f"{folder.model_id}: its vocabulary cannot be used: {error}") from error
-    # Straight into the given tensors: no memory for, and no time on, weights that would be replaced.
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = empty_model(config, dtype)
     expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     embedding, *head = _shared(model)
     if config.tie_word_embeddings:
         expected.pop(head.pop(0), None)
-    for name in (embedding, *head):
-        weights[name] = _tensor(base.path, name).to(dtype)
+    for name, weight in _base_weights(base.path, [embedding, *head]).items():
+        weights[name] = weight.to(dtype)
     found = {name: list(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -89,7 +90,6 @@ def load_graft(
             )
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
-    _compute_buffers(model, config)
     if token_ids is not None:
         cut_head(model, token_ids)
     return model, token_ids
@@ -104,17 +104,28 @@ def _shared(model: PreTrainedModel) -> list[str]:
     return [f"{embedding}.weight", *(f"{names[head]}.{own}" for own, _ in head.named_parameters())]
 
 
-def _compute_buffers(model: PreTrainedModel, config: PretrainedConfig) -> None:
-    """Buffers that no file holds (rotary frequencies) were left without values on the meta device."""
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            parent: nn.Module = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], type(module)(config=config))
+def _base_weights(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some weights of a folder of safetensors, the others unread where the files name them as the model does."""
+    found = {name: weight for name in names if (weight := _tensor(path, name)) is not None}
+    if len(found) < len(names):
+        # For some architectures the files have other names, which transformers knows how to change.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto", trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        model, report = loaded
+        state = model.state_dict()
+        found = {name: state[name] for name in names if name not in report["missing_keys"]}
+    for name in names:
+        if name not in found:
+            raise KeyError(name)
+    return found
 
 
-def _tensor(path: Path, name: str) -> Tensor:
-    """One tensor of a folder of safetensors, without reading the others."""
+def _tensor(path: Path, name: str) -> Tensor | None:
+    """None where the files have none of this name."""
     index = path / "model.safetensors.index.json"
-    file = json.loads(index.read_text())["weight_map"][name] if index.is_file() else "model.safetensors"
+    file = json.loads(index.read_text())["weight_map"].get(name) if index.is_file() else "model.safetensors"
+    if file is None:
+        return None
     with safe_open(path / file, framework="pt") as tensors:
-        return tensors.get_tensor(name)
+        return tensors.get_tensor(name) if name in tensors.keys() else None

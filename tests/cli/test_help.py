@@ -9,7 +9,7 @@ import pytest
 from tandem import __version__
 from tests.cli.processes import tandem
 
-COMMANDS = ["up", "complete", "chat", "demo", "pull"]
+COMMANDS = ["up", "complete", "chat", "demo", "pull", "distil"]
 WIDE = {"COLUMNS": "400"}  # every flag on one line
 #: Flags whose default needs no words: switches, and texts and lists that are empty.
 PLAIN = re.compile(r"<bool>|Repeatable|--help|--system|-revision|--revision|--threshold|--endpoint")
@@ -23,7 +23,7 @@ def test_every_flag_says_what_it_does_and_its_default(command: str) -> None:
     assert len(flags) >= 2
     for line in flags:
         assert len(re.split(r"\s{2,}", line)) >= 3, f"no help: {line}"
-        assert PLAIN.search(line) or "[default:" in line or "unset" in line, f"no default: {line}"
+        assert PLAIN.search(line) or re.search(r"\[default:|\[required|unset", line), f"no default: {line}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
