@@ -195,7 +195,8 @@ class Engine:
 
     @property
     def ahead_rows(self) -> int:
-        """Tokens of a step up to which it is filled with what nobody has asked for; 0: there is no such work."""
+        """Tokens of a step up to which it is filled with what nobody has asked for, while few are served; 0: there is
+        no such work."""
         return self._scheduler.budget.ahead_rows
 
     def call(self, function: Callable[[], None]) -> None:
@@ -261,10 +262,11 @@ class Engine:
     def least_worth(self) -> float:
         """What a work that nobody awaits has to be worth to find room in a step beside those that there are: most of
         what is begun under load would never be run. From a work or `call`."""
-        if not self.ahead_rows:
+        rows = self._scheduler.ahead_rows()
+        if not rows:
             return math.inf
         worths = sorted((_worth(job) for job in self._jobs if not job.sequence.closed), reverse=True)
-        return worths[self.ahead_rows - 1] if len(worths) >= self.ahead_rows else 0.0
+        return worths[rows - 1] if len(worths) >= rows else 0.0
 
     def _loop(self) -> None:
         try:
