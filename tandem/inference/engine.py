@@ -255,7 +255,7 @@ class Engine:
         """Takes on a work that nobody awaits; of too many the one that is worth least ends, and its branch closes. From
         a work or `call`."""
         self._jobs.add(AheadJob(work))
-        least = self._jobs.worth_least_ahead(_AHEAD_WORKS * self.ahead_rows)
+        least = self._jobs.worth_least_ahead(_AHEAD_WORKS * self._scheduler.ahead_rows())
         if least is not None:
             self.close_branch(least.sequence)
 

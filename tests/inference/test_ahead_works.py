@@ -133,6 +133,7 @@ async def test_each_further_sequence_in_use_leaves_one_row_less_to_what_nobody_a
                 engine.call(lambda work=work: engine.close_branch(work.sequence))  # type: ignore[misc]
             others.append(await engine.open())
             await engine.run(Greedy(others[-1], [1], 1))
+            others[-1].last_used += 3600  # however long this takes
             runner.chunks.clear()
         least = await asyncio.wrap_future(_called(engine, engine.least_worth))
         assert least == math.inf  # nothing is begun
@@ -145,8 +146,9 @@ async def test_a_sequence_that_is_idle_leaves_its_row_to_others() -> None:
     async with started(GatedRunner(), ahead_rows=1) as engine:
         await rooted(engine)
         other = await engine.open()
+        other.last_used += 3600
         assert await asyncio.wrap_future(_called(engine, engine.least_worth)) == math.inf
-        other.last_used -= 60
+        other.last_used -= 3660
         assert await asyncio.wrap_future(_called(engine, engine.least_worth)) == 0
 
 
