@@ -29,6 +29,7 @@ from tandem.inference.admission import (
 )
 from tandem.inference.jobs import Jobs, receive
 from tandem.inference.observer import EngineObserver, StepReport
+from tandem.inference.rhythm import Rhythm
 from tandem.inference.runner import Chunk, ModelRunner
 from tandem.inference.scheduler import Budget, Scheduler
 from tandem.inference.sequence import Sequence
@@ -105,7 +106,8 @@ class Engine:
         self._scheduler = Scheduler(runner.cache.pool, budget)
         self._admission = Admission(limits, budget.tokens)
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs = Jobs(runner)
+        self._rhythm = Rhythm()
+        self._jobs = Jobs(runner, self._rhythm)
         self._is_stalled = False
         self._awaited: set[Job] = set()
         self._prefilled_tokens = 0
@@ -271,6 +273,8 @@ class Engine:
             with torch.inference_mode():
                 while self._take():
                     if self._turns is None:
+                        if not self._wait_for_others():
+                            break
                         self._step_or_fail()
                     elif not self._step_in_turn(self._turns):
                         break
@@ -293,6 +297,20 @@ class Engine:
             self._is_stalled = False
             if not self._handle(message):
                 return False
+
+    def _wait_for_others(self) -> bool:
+        """Where those who are on their way gain more by it than those who are here lose; False at the end."""
+        if self._admission.sequences < 2 or not self._has_tasks():  # which lets those go who have what they asked for
+            return True
+        since = time.monotonic()
+        while seconds := self._rhythm.waits(self._jobs.asked, since, time.monotonic()):
+            try:
+                message = self._inbox.get(timeout=seconds)
+            except queue.Empty:
+                continue
+            if not self._handle(message):
+                return False
+        return True
 
     def _gather(self) -> bool:
         """As `_take`, and waits a moment for more, for as long as more comes and not all sequences have work: what was
@@ -330,6 +348,7 @@ class Engine:
         for branch in sequence.branches:
             self._scheduler.remove(branch)
         self._scheduler.remove(sequence)
+        self._rhythm.gone(sequence.number)
         sequence.close()
 
     def _step_or_fail(self) -> None:
@@ -367,12 +386,15 @@ class Engine:
         waits = [job.step_began(began, tokens, len(chunks)) for job in jobs]
         for job in jobs:
             self._admission.began(job.sequence)
+        has_prompts = any(task.is_prefill for task, _ in planned)
         outcomes = self._run(chunks)
         seconds = time.perf_counter() - began
         prefilled = tokens - sum(chunk.logits_rows for chunk in chunks)
         found, self._found_before = self._scheduler.prefix_tokens - self._found_before, self._scheduler.prefix_tokens
         self._admission.stepped(seconds, tokens, computed=prefilled, found=found)
         self._prefilled_tokens += prefilled
+        if not has_prompts:
+            self._rhythm.stepped(seconds)
         receive(jobs, outcomes, seconds)
         self._jobs.drop_ended()
         if self._observer is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tandem.inference.admission import DeadlinePassedError
+from tandem.inference.rhythm import Rhythm
 from tandem.inference.runner import Block, ModelRunner
 from tandem.inference.scheduler import Task
 from tandem.inference.sequence import Sequence, SequenceClosedError
@@ -22,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """From the oldest to the youngest. runner: checks what they feed."""
+    """From the oldest to the youngest. runner: checks what they feed. rhythm: told whose works come and go."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, rhythm: Rhythm) -> None:
         self._runner = runner
+        self._rhythm = rhythm
         self._jobs: list[Job] = []
 
     def __len__(self) -> int:
@@ -46,9 +48,17 @@ class Jobs:
 
     def add(self, job: Job) -> None:
         self._jobs.append(job)
+        if job.worth is None:
+            self._rhythm.came(job.sequence.number, time.monotonic())
 
     def drop_ended(self) -> None:
-        self._jobs = [job for job in self._jobs if not job.ended]
+        left = [job for job in self._jobs if not job.ended]
+        if len(left) == len(self._jobs):
+            return
+        for job in self._jobs:
+            if job.ended and job.worth is None and not job.sequence.closed:
+                self._rhythm.left(job.sequence.number, time.monotonic())
+        self._jobs = left
 
     def give_up(self, error: Exception) -> None:
         """All of them; see `Job.give_up`."""
