@@ -299,11 +299,11 @@ class Engine:
                 return False
 
     def _wait_for_others(self) -> bool:
-        """Where those who are on their way gain more by it than those who are here lose; False at the end."""
+        """As long as it pays, see `Rhythm`; False at the end."""
         if self._admission.sequences < 2 or not self._has_tasks():  # which lets those go who have what they asked for
             return True
-        since = time.monotonic()
-        while seconds := self._rhythm.waits(self._jobs.asked, since, time.monotonic()):
+        since = time.perf_counter()
+        while seconds := self._rhythm.waits(self._jobs.asked, since, time.perf_counter()):
             try:
                 message = self._inbox.get(timeout=seconds)
             except queue.Empty:
@@ -394,7 +394,7 @@ class Engine:
         self._admission.stepped(seconds, tokens, computed=prefilled, found=found)
         self._prefilled_tokens += prefilled
         if not has_prompts:
-            self._rhythm.stepped(seconds)
+            self._rhythm.stepped(len(chunks), seconds)
         receive(jobs, outcomes, seconds)
         self._jobs.drop_ended()
         if self._observer is not None:

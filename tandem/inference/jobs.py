@@ -49,7 +49,7 @@ class Jobs:
     def add(self, job: Job) -> None:
         self._jobs.append(job)
         if job.worth is None:
-            self._rhythm.came(job.sequence.number, time.monotonic())
+            self._rhythm.came(job.sequence.number, job.submitted)
 
     def drop_ended(self) -> None:
         left = [job for job in self._jobs if not job.ended]
@@ -57,7 +57,7 @@ class Jobs:
             return
         for job in self._jobs:
             if job.ended and job.worth is None and not job.sequence.closed:
-                self._rhythm.left(job.sequence.number, time.monotonic())
+                self._rhythm.left(job.sequence.number, time.perf_counter())
         self._jobs = left
 
     def give_up(self, error: Exception) -> None:

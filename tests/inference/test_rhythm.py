@@ -1,4 +1,4 @@
-"""A step waits for those who are on their way, where they gain more by it than those who are here lose."""
+"""A step waits for those who are on their way, where more works a second come of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B, C = 1, 2, 3
 def rhythm(step: float, **away: Seq[float]) -> Rhythm:
     """Sequences that were away so long at a time and left again at 100."""
     found = Rhythm()
-    found.stepped(step)
+    found.stepped(1, step)
     for number, gaps in enumerate(away.values(), start=1):
         now = 0.0
         for gap in gaps:
@@ -50,9 +50,9 @@ def test_it_does_not_wait_where(why: str) -> None:
         case "it has never been away":
             found = rhythm(30, a=[])
         case "it comes too late":
-            found = rhythm(30, a=[16, 16])  # it would gain 14, and who is here loses 16
+            found = rhythm(30, a=[31, 31])  # two in 61
         case "too many are here":
-            here = 7  # 26 against 28
+            here = 8
         case "it is overdue":
             now = 104.5
         case "it has left for good":
@@ -80,11 +80,29 @@ def test_one_that_is_mostly_quick_and_sometimes_late_is_not_waited_for_beyond_it
 
 
 def test_all_waits_before_a_step_are_no_longer_than_it() -> None:
-    found = rhythm(10, a=[3, 6, 9, 12, 15, 18], b=[3, 6, 9, 12, 15, 18], c=[3, 6, 9, 12, 15, 18])
-    now = 100.0
+    names = "abcdefgh"
+    found, now = rhythm(10, **dict.fromkeys(names, [3.0, 6.0, 9.0, 12.0, 15.0])), 100.0
     while seconds := found.waits(1, 100, now):
         now += seconds
-    assert 100 < now <= 110
+    assert 103 < now <= 110
+
+
+def test_only_the_part_of_a_step_that_does_not_depend_on_who_is_in_it_counts() -> None:
+    found = rhythm(12, a=[4, 4])
+    assert found.waits(1, 100, 100) == pytest.approx(4)
+    for _ in range(200):
+        for works in (1, 2, 3):
+            found.stepped(works, 2 + 10 * works)
+    assert found.fixed == pytest.approx(2, abs=0.1)
+    assert found.waits(1, 100, 100) == 0  # though a step takes 12
+
+
+def test_steps_that_are_all_alike_are_taken_as_fixed() -> None:
+    found = Rhythm()
+    assert found.fixed == 0
+    for _ in range(9):
+        found.stepped(4, 7.0)
+    assert found.fixed == 7
 
 
 class Slow(GatedRunner):
@@ -119,4 +137,4 @@ async def test_callers_that_miss_each_other_come_to_share_steps_and_get_the_same
         await asyncio.sleep(0.02)  # the step of the other is half over
         assert await asyncio.gather(first, call([4, 5])) == expected
         # In turns it would be eighty.
-        assert len(runner.chunks) < 60
+        assert len(runner.chunks) < 50
