@@ -30,7 +30,8 @@ class DraftSettings(ModelSettings):
         ge=0,
         le=1024,
         description="Tokens of a step up to which it is filled with blocks that nobody has asked for yet, for what may"
-        " become of those that are being verified; 0 drafts none. 16 on a GPU and 0 on a CPU if unset.",
+        " become of those that are being verified, one less for each further sequence in use; 0 drafts none. 16 on a"
+        " GPU and 0 on a CPU if unset.",
     )
 
     def engine_options(self) -> dict[str, Any]:

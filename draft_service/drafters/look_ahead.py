@@ -165,8 +165,8 @@ class LookAhead:
     def begin(self, base: Base) -> None:
         """Begins to draft for what may become of a block; what there was is given up."""
         self.stop()
-        root = self._root
-        if root.closed or root.missing or root.length < base.end - 1:  # it had to give way
+        root, least = self._root, self._engine.least_worth()
+        if root.closed or root.missing or root.length < base.end - 1 or least == math.inf:  # it had to give way
             return
         self._base = base
         shares = list(base.plan.correction_shares) or (
@@ -175,7 +175,6 @@ class LookAhead:
         choices = [len(self._choices(base, kept)) for kept in range(len(base.drawn))]
         choices.append(_MOST_CHOICES if self._goes_on(base) else 0)
         acceptances = [self.acceptance(each) for each in base.drawn]
-        least = self._engine.least_worth()
         chosen = [
             outcome
             for outcome in self._ranking(acceptances, shares, choices, base.plan.max_branches)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import queue
 import threading
 import time
@@ -28,10 +27,12 @@ from tandem.inference.admission import (
     EngineLimits,
     deadline,
 )
+from tandem.inference.jobs import Jobs, receive
 from tandem.inference.observer import EngineObserver, StepReport
-from tandem.inference.runner import Block, Chunk, ModelRunner
-from tandem.inference.scheduler import Budget, Scheduler, Task
-from tandem.inference.sequence import Sequence, SequenceClosedError
+from tandem.inference.rhythm import Rhythm
+from tandem.inference.runner import Chunk, ModelRunner
+from tandem.inference.scheduler import Budget, Scheduler
+from tandem.inference.sequence import Sequence
 from tandem.inference.threads import compute_with
 from tandem.inference.work import AheadJob, AheadWork, Job, Timing, Work
 
@@ -105,7 +106,8 @@ class Engine:
         self._scheduler = Scheduler(runner.cache.pool, budget)
         self._admission = Admission(limits, budget.tokens)
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: list[Job] = []
+        self._rhythm = Rhythm()
+        self._jobs = Jobs(runner, self._rhythm)
         self._is_stalled = False
         self._awaited: set[Job] = set()
         self._prefilled_tokens = 0
@@ -195,7 +197,8 @@ class Engine:
 
     @property
     def ahead_rows(self) -> int:
-        """Tokens of a step up to which it is filled with what nobody has asked for; 0: there is no such work."""
+        """Tokens of a step up to which it is filled with what nobody has asked for, while few are served; 0: there is
+        no such work."""
         return self._scheduler.budget.ahead_rows
 
     def call(self, function: Callable[[], None]) -> None:
@@ -253,18 +256,15 @@ class Engine:
     def run_ahead(self, work: AheadWork) -> None:
         """Takes on a work that nobody awaits; of too many the one that is worth least ends, and its branch closes. From
         a work or `call`."""
-        self._jobs.append(AheadJob(work))
-        ahead = [job for job in self._jobs if job.worth is not None and not job.sequence.closed]
-        if len(ahead) > _AHEAD_WORKS * self.ahead_rows:
-            self.close_branch(min(ahead, key=_worth).sequence)
+        self._jobs.add(AheadJob(work))
+        least = self._jobs.worth_least_ahead(_AHEAD_WORKS * self._scheduler.ahead_rows())
+        if least is not None:
+            self.close_branch(least.sequence)
 
     def least_worth(self) -> float:
         """What a work that nobody awaits has to be worth to find room in a step beside those that there are: most of
         what is begun under load would never be run. From a work or `call`."""
-        if not self.ahead_rows:
-            return math.inf
-        worths = sorted((_worth(job) for job in self._jobs if not job.sequence.closed), reverse=True)
-        return worths[self.ahead_rows - 1] if len(worths) >= self.ahead_rows else 0.0
+        return self._jobs.least_worth(self._scheduler.ahead_rows())
 
     def _loop(self) -> None:
         try:
@@ -273,6 +273,8 @@ class Engine:
             with torch.inference_mode():
                 while self._take():
                     if self._turns is None:
+                        if not self._wait_for_others():
+                            break
                         self._step_or_fail()
                     elif not self._step_in_turn(self._turns):
                         break
@@ -286,7 +288,7 @@ class Engine:
         """Takes in what has been submitted, waiting only where there is nothing to do; False at the end."""
         while True:
             try:
-                if self._is_stalled or self._is_unread():
+                if self._is_stalled or self._jobs.are_unread:
                     message = self._inbox.get(timeout=_STALL_SECONDS)
                 else:
                     message = self._inbox.get(block=not self._jobs)
@@ -296,13 +298,27 @@ class Engine:
             if not self._handle(message):
                 return False
 
+    def _wait_for_others(self) -> bool:
+        """As long as it pays, see `Rhythm`; False at the end."""
+        if self._admission.sequences < 2 or not self._has_tasks():  # which lets those go who have what they asked for
+            return True
+        since = time.perf_counter()
+        while seconds := self._rhythm.waits(self._jobs.asked, since, time.perf_counter()):
+            try:
+                message = self._inbox.get(timeout=seconds)
+            except queue.Empty:
+                continue
+            if not self._handle(message):
+                return False
+        return True
+
     def _gather(self) -> bool:
         """As `_take`, and waits a moment for more, for as long as more comes and not all sequences have work: what was
         made in another's turn is on its way, and one step for all takes little longer than one for the first."""
         if not self._take():
             return False
         ends = time.perf_counter() + _GATHER_SECONDS
-        while self._asked < self._admission.sequences and (left := ends - time.perf_counter()) > 0:
+        while self._jobs.asked < self._admission.sequences and (left := ends - time.perf_counter()) > 0:
             try:
                 message = self._inbox.get(timeout=min(left, _GAP_SECONDS))
             except queue.Empty:
@@ -311,15 +327,10 @@ class Engine:
                 return False
         return True
 
-    @property
-    def _asked(self) -> int:
-        """Works under way that somebody awaits."""
-        return sum(job.worth is None for job in self._jobs)
-
     def _handle(self, message: Job | Callable[[], None] | None) -> bool:
         """False at the end."""
         if isinstance(message, Job):
-            self._jobs.append(message)
+            self._jobs.add(message)
         elif message is not None:
             _call(message)
         return message is not None
@@ -337,6 +348,7 @@ class Engine:
         for branch in sequence.branches:
             self._scheduler.remove(branch)
         self._scheduler.remove(sequence)
+        self._rhythm.gone(sequence.number)
         sequence.close()
 
     def _step_or_fail(self) -> None:
@@ -353,19 +365,17 @@ class Engine:
 
     def _has_tasks(self) -> bool:
         try:
-            return bool(self._with_tasks())
+            return bool(self._jobs.tasks())
         except Exception as error:
             self._give_up(error)
             return False
 
     def _give_up(self, error: Exception) -> None:
         _log.exception("a step failed")
-        for job in self._jobs:
-            job.give_up(error)
-        self._jobs = []
+        self._jobs.give_up(error)
 
     def _step(self) -> None:
-        running = self._with_tasks()
+        running = self._jobs.tasks()
         planned = self._scheduler.plan(list(running)) if running else []
         self._is_stalled = bool(running) and not planned
         if not planned:
@@ -376,60 +386,20 @@ class Engine:
         waits = [job.step_began(began, tokens, len(chunks)) for job in jobs]
         for job in jobs:
             self._admission.began(job.sequence)
+        has_prompts = any(task.is_prefill for task, _ in planned)
         outcomes = self._run(chunks)
         seconds = time.perf_counter() - began
         prefilled = tokens - sum(chunk.logits_rows for chunk in chunks)
         found, self._found_before = self._scheduler.prefix_tokens - self._found_before, self._scheduler.prefix_tokens
         self._admission.stepped(seconds, tokens, computed=prefilled, found=found)
         self._prefilled_tokens += prefilled
-        self._receive(jobs, outcomes, seconds)
-        self._jobs = [job for job in self._jobs if not job.ended]
+        if not has_prompts:
+            self._rhythm.stepped(len(chunks), seconds)
+        receive(jobs, outcomes, seconds)
+        self._jobs.drop_ended()
         if self._observer is not None:
             first = [wait for wait in waits if wait is not None]
             self._observer.stepped(StepReport(time.perf_counter() - began, tokens, len(chunks), first))
-
-    def _with_tasks(self) -> dict[Task, Job]:
-        """The jobs that have tokens to run. Those that wait for an older one on the same sequence, or for their reader,
-        are not among them, those that are over have left."""
-        running: dict[Task, Job] = {}
-        busy: set[Sequence] = set()
-        now = time.monotonic()
-        for job in self._jobs:
-            if job.cancelled:
-                job.abandon()
-            elif job.sequence.deadline <= now:
-                job.give_up(DeadlinePassedError("the caller's deadline has passed"))
-            elif job.sequence not in busy:
-                if job.task is None and not job.is_unread:
-                    self._next_block(job)
-                elif job.sequence.closed:
-                    job.end(SequenceClosedError("the sequence is closed"))
-                if not job.ended:
-                    busy.add(job.sequence)
-                    if job.task is not None:
-                        running[job.task] = job
-        self._jobs = [job for job in self._jobs if not job.ended]
-        return running
-
-    def _is_unread(self) -> bool:
-        """Whether all that there is to do waits for its readers."""
-        return bool(self._jobs) and all(job.is_unread for job in self._jobs)
-
-    def _next_block(self, job: Job) -> None:
-        """Gives the job its next task, or ends it."""
-        began = time.perf_counter()
-        try:
-            feed = job.work.next_block()
-            if feed is None:
-                job.end(None)
-                return
-            block = Block(job.sequence, *feed)
-            self._runner.check(block)
-        except Exception as error:
-            job.end(error)
-            return
-        job.begin(block.token_ids, block.logits_rows)
-        job.computed(time.perf_counter() - began)
 
     def _run(self, chunks: Seq[Chunk]) -> Seq[Tensor | Exception]:
         """Logits of each chunk, or what it failed with. A pass that fails changed nothing, so where it had several
@@ -444,49 +414,18 @@ class Engine:
                 return [error]
         return [outcome for chunk in chunks for outcome in self._run([chunk])]
 
-    def _receive(self, jobs: Seq[Job], outcomes: Seq[Tensor | Exception], seconds: float) -> None:
-        """Hands a step's logits to the works whose blocks are complete, those of one class together."""
-        groups: dict[type[Work], list[tuple[Job, Tensor]]] = {}
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.cancelled:
-                job.abandon()
-            elif isinstance(outcome, Exception):
-                job.give_up(outcome)
-            elif job.sequence.missing:
-                job.computed(seconds)
-            else:
-                job.complete()
-                groups.setdefault(type(job.work), []).append((job, outcome))
-        for group in groups.values():
-            began = time.perf_counter()
-            items = _received([job.work for job, _ in group], [logits for _, logits in group])
-            spent = seconds + time.perf_counter() - began
-            for (job, _), item in zip(group, items, strict=True):
-                job.computed(spent)
-                if isinstance(item, Exception):
-                    job.sequence.table.forget()  # what made it fail may lie in the cache
-                    job.end(item)
-                elif item is not None:
-                    job.send((item, job.timing()))
-
     def _fail_all(self) -> None:
         """Ends every work that is left, queued ones included."""
         while True:
-            for job in self._jobs:
-                job.send(EngineClosedError("the engine was closed"))
-            self._jobs = []
+            self._jobs.fail(EngineClosedError("the engine was closed"))
             try:
                 message = self._inbox.get_nowait()
             except queue.Empty:
                 return
             if isinstance(message, Job):
-                self._jobs = [message]
+                self._jobs.add(message)
             elif message is not None:
                 _call(message)
-
-
-def _worth(job: Job) -> float:
-    return math.inf if job.worth is None else job.worth
 
 
 def _call(function: Callable[[], None]) -> None:
@@ -505,13 +444,3 @@ def _budget(runner: ModelRunner, limits: EngineLimits, threads: int) -> Budget:
     if ahead is None:
         ahead = _AHEAD_ROWS if loaded.device.type == "cuda" else 0
     return Budget(tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)), ahead_rows=ahead)
-
-
-def _received(works: Seq[Work], logits: Seq[Tensor]) -> Seq[Any]:
-    """What the works, all of one class, made of their logits. One that raises is told from the others by itself."""
-    try:
-        return type(works[0]).receive_all(works, logits)
-    except Exception as error:
-        if len(works) == 1:
-            return [error]
-    return [item for work, rows in zip(works, logits, strict=True) for item in _received([work], [rows])]

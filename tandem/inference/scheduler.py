@@ -25,7 +25,7 @@ _LEAST_PREFILL = BLOCK_SIZE
 # Of the budget for prompts the first (by priority, then age) gets at least this share; the rest goes to the shortest of
 # those of one priority, which end sooner.
 _FIRST_SHARE = 1 / 3
-# A sequence that nobody has asked anything of for so long gives way even to a younger one.
+# A sequence that nobody has asked anything of for so long is idle: it gives way even to a younger one.
 _IDLE_SECONDS = 1.0
 
 
@@ -34,7 +34,7 @@ class Budget:
     """tokens: of a step; decode and verify blocks may exceed it, prompts get what they leave and a little at least.
 
     rows: most rows of logits in a step, which bounds the memory that they take. ahead_rows: tokens of a step up to
-    which it is filled with what nobody has asked for.
+    which it is filled with what nobody has asked for, where one sequence is in use.
     """
 
     tokens: int
@@ -75,6 +75,12 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         self._sequences.pop(sequence.number, None)
 
+    def ahead_rows(self) -> int:
+        """Tokens of a step up to which it is filled with what nobody has asked for: one fewer for each further sequence
+        in use. Rows are free up to a number, but what is done for each of them is not, and all callers wait for it."""
+        used = sum(not (each.is_branch or self._is_idle(each)) for each in self._sequences.values())
+        return max(0, self.budget.ahead_rows - max(0, used - 1))
+
     def plan(self, tasks: Seq[Task]) -> list[tuple[Task, Chunk]]:
         """The next step, with room in the cache for all of it; may be empty while others hold the cache.
 
@@ -104,11 +110,12 @@ class Scheduler:
 
     def _fill(self, plan: _Plan, ahead: Seq[Task]) -> None:
         """Adds what nobody has asked for, as far as there is room without anybody's giving way."""
+        rows = self.ahead_rows() if ahead else 0
         for task in sorted(ahead, key=_worth, reverse=True):
             sequence, count = task.sequence, task.sequence.missing
             if (
                 not sequence.closed  # it has not given way just now
-                and plan.tokens + count <= self.budget.ahead_rows
+                and plan.tokens + count <= rows
                 and self._has_rows(plan, task.rows)
                 and self._pool.can_allocate(sequence.table.needed(count))
             ):
@@ -159,15 +166,18 @@ class Scheduler:
 
     def _who_may_give_way(self, sequence: Sequence, planned: set[int], busy: set[int]) -> Iterator[Sequence]:
         """Those that rank behind it, the last first, then those that have long been idle."""
-        since = time.monotonic() - _IDLE_SECONDS
         ranked = sorted(self._sequences.values(), key=lambda other: other.rank, reverse=True)
         holders = [other for other in ranked if other.table.blocks and other.number not in planned]
         yield from (other for other in holders if other.rank > sequence.rank)
         yield from (
             other
             for other in holders
-            if other.rank < sequence.rank and other.number not in busy and other.last_used < since
+            if other.rank < sequence.rank and other.number not in busy and self._is_idle(other)
         )
+
+    @staticmethod
+    def _is_idle(sequence: Sequence) -> bool:
+        return sequence.last_used < time.monotonic() - _IDLE_SECONDS
 
     def _match(self, task: Task) -> None:
         """Takes what the cache already has of a task's text, but for the tokens whose logits are wanted."""

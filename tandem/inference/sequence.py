@@ -21,7 +21,8 @@ class Sequence:
     are not there yet, or had to give way, and are run again when the sequence goes on.
 
     number: later sequences have larger ones. rank: who goes first, smaller before larger. last_step: the scheduler's,
-    in which something of it was run. deadline: of `time.monotonic()`, after which nothing more is run of it.
+    in which something of it was run. last_used, deadline: of `time.monotonic()`; when somebody last asked something of
+    it or took a branch of it, and after which nothing more is run of it.
     root: whose text it was forked from for what may become of it; None for none. branches: open ones of this one.
     """
 
@@ -104,6 +105,7 @@ class Sequence:
         self.table, branch.table = branch.table, self.table
         # What was begun and not run is not part of the text.
         self.tokens = branch.tokens[: self.table.length]
+        self.last_used = time.monotonic()
         branch.close()
 
     def drop(self) -> None:

@@ -101,6 +101,7 @@ class Job:
     """A work under way and the task that awaits it.
 
     task: its block that is being run, None between blocks; length_before: of its sequence, without that block.
+    submitted: when, by `time.perf_counter()`.
     """
 
     worth: float | None = None  # of what nobody has asked for
@@ -115,7 +116,7 @@ class Job:
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
         self._sent = self._taken = 0  # each counted on one thread
         self._loop = loop
-        self._submitted = time.perf_counter()
+        self.submitted = time.perf_counter()
         self._started: float | None = None
         self._compute = 0.0
         self._steps = self._step_tokens = self._step_sequences = 0
@@ -164,13 +165,13 @@ class Job:
         self._steps += 1
         self._step_tokens += tokens
         self._step_sequences += sequences
-        return at - self._submitted if is_first else None
+        return at - self.submitted if is_first else None
 
     def computed(self, seconds: float) -> None:
         self._compute += seconds
 
     def timing(self) -> Timing:
-        queued = 0.0 if self._started is None else self._started - self._submitted
+        queued = 0.0 if self._started is None else self._started - self.submitted
         return Timing(
             round(queued * 1e6), round(self._compute * 1e6), self._steps, self._step_tokens, self._step_sequences
         )

@@ -188,8 +188,8 @@ async def test_the_timeout_is_of_all_attempts_together(front: Any) -> None:
     async with tandem.AsyncClient(endpoint, retries=QUICK) as client:
         began = time.monotonic()
         with pytest.raises((TimeoutError, BusyError)):
-            await client.complete("x", timeout=0.6, max_tokens=30_000, ignore_end_tokens=True)
-        assert time.monotonic() - began < 0.6 + 0.3
+            await client.complete("x", timeout=1.0, max_tokens=30_000, ignore_end_tokens=True)
+        assert time.monotonic() - began < 2.0  # each of them would have had 1.0
     assert len(made.calls) >= 2
 
 

@@ -58,7 +58,7 @@ async def test_a_stream_that_is_late_ends_with_an_event_that_says_so(
     long_lived: Gateway, path: str, body: dict[str, Any]
 ) -> None:
     streamed = {} if path.startswith("/tandem") else {"stream": True}
-    async with long_lived.http.stream("POST", path, json={**body, **streamed}, headers={HEADER: "0.8"}) as answer:
+    async with long_lived.http.stream("POST", path, json={**body, **streamed}, headers={HEADER: "3"}) as answer:
         assert answer.status_code == 200
         text = (await answer.aread()).decode()  # raises where the connection was cut
     *before, last, rest = text.split("\n\n")

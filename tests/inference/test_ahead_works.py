@@ -4,7 +4,10 @@ nothing behind."""
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from concurrent.futures import Future
 
 import pytest
 from torch import Tensor
@@ -85,7 +88,7 @@ async def test_a_branch_gets_the_tokens_that_its_text_gets_alone(length: int) ->
 
 async def test_works_that_were_asked_for_get_the_same_beside_branches() -> None:
     runner = GatedRunner()
-    async with started(runner, ahead_rows=8) as engine:
+    async with started(runner, ahead_rows=16) as engine:
         expected = [await alone(engine, prompt, 12) for prompt in PROMPTS]
         works = await branched(engine, await rooted(engine), range(20, 24), 40)
         asked = [Greedy(await engine.open(), prompt, 12) for prompt in PROMPTS]
@@ -97,7 +100,7 @@ async def test_works_that_were_asked_for_get_the_same_beside_branches() -> None:
 
 async def test_what_is_asked_for_waits_for_one_step_at_most_and_takes_the_room() -> None:
     runner = GatedRunner()
-    async with started(runner, ahead_rows=3) as engine:
+    async with started(runner, ahead_rows=6) as engine:  # three, beside three others
         root = await rooted(engine)
         others = [await engine.open() for _ in range(3)]
         runner.gate.clear()
@@ -114,6 +117,46 @@ async def test_what_is_asked_for_waits_for_one_step_at_most_and_takes_the_room()
         assert [{number for number, _ in step} for step in steps] == [mine] * 5
         assert len(runner.chunks[before - 1]) == 3
         await until(lambda: any(len(work.tokens) > 1 for work in works))  # they go on
+
+
+async def test_each_further_sequence_in_use_leaves_one_row_less_to_what_nobody_asked_for() -> None:
+    runner = GatedRunner()
+    async with started(runner, ahead_rows=4) as engine:
+        root = await rooted(engine)
+        runner.chunks.clear()
+        others: list[Sequence] = []
+        for rows in (4, 3, 2, 1):
+            works = await branched(engine, root, range(20, 26), 3)
+            await until(lambda works=works: all(work.sequence.closed or done([work]) for work in works))  # type: ignore
+            assert max(len(step) for step in runner.chunks) == rows
+            for work in works:
+                engine.call(lambda work=work: engine.close_branch(work.sequence))  # type: ignore[misc]
+            others.append(await engine.open())
+            await engine.run(Greedy(others[-1], [1], 1))
+            others[-1].last_used += 3600  # however long this takes
+            runner.chunks.clear()
+        least = await asyncio.wrap_future(_called(engine, engine.least_worth))
+        assert least == math.inf  # nothing is begun
+        for other in others:
+            await engine.release(other)
+        assert await asyncio.wrap_future(_called(engine, engine.least_worth)) == 0
+
+
+async def test_a_sequence_that_is_idle_leaves_its_row_to_others() -> None:
+    async with started(GatedRunner(), ahead_rows=1) as engine:
+        await rooted(engine)
+        other = await engine.open()
+        other.last_used += 3600
+        assert await asyncio.wrap_future(_called(engine, engine.least_worth)) == math.inf
+        other.last_used -= 3660
+        assert await asyncio.wrap_future(_called(engine, engine.least_worth)) == 0
+
+
+def _called(engine: Engine, function: Callable[[], float]) -> Future[float]:
+    """What `function` returns on the engine's thread."""
+    future: Future[float] = Future()
+    engine.call(lambda: future.set_result(function()))
+    return future
 
 
 async def test_the_branches_worth_most_go_first() -> None:

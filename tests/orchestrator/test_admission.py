@@ -167,7 +167,7 @@ async def test_who_waits_until_it_is_too_late_is_refused() -> None:
     with await admission.enter(ask()):
         began = time.monotonic()
         await refused(admission, ask(within=0.5))
-        assert time.monotonic() - began <= 0.5
+        assert time.monotonic() - began < 1.5
         assert admission.waiting == 0
 
 

@@ -63,7 +63,7 @@ async def test_the_lossy_budget_is_never_overdrawn_and_0_is_lossless(accept: str
         async def ask(budget: float | None):
             options = _options(accept) | ({} if budget is None else {"lossy_budget": budget})
             return await services.complete(
-                [1, 2], policy=policy("fixed", accept, **options), max_tokens=150, sampling=sampling
+                [1, 2], policy=policy("fixed", accept, **options), max_tokens=100, sampling=sampling
             )
 
         free = (await ask(None)).finish.speculation
@@ -75,7 +75,7 @@ async def test_the_lossy_budget_is_never_overdrawn_and_0_is_lossless(accept: str
         assert nothing.finish.speculation.lossy_charge == 0 and not nothing.finish.speculation.lossy
         assert nothing.finish.speculation.lossy_tokens == 0
         exact = await services.complete(
-            [1, 2], policy=policy("fixed", "ratio"), max_tokens=150, sampling=sampling
+            [1, 2], policy=policy("fixed", "ratio"), max_tokens=100, sampling=sampling
         )
         assert nothing.token_ids == exact.token_ids
 

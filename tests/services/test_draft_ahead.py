@@ -384,7 +384,7 @@ async def test_rows_go_to_whom_a_hit_saves_most() -> None:
 
 async def test_many_who_look_ahead_do_not_begin_more_than_steps_have_room_for() -> None:
     plan = {"max_branches": 16, "limits": {"max_tokens": 64}}
-    async with serving(rows=4, context=4096) as service:
+    async with serving(rows=11, context=4096) as service:  # four for what nobody asked for
         talks = [await service.open(verification=GREEDY) for _ in range(8)]
         for talk in talks:
             await talk.ask(0, [], limits={"max_tokens": 3}, look_ahead=plan)
@@ -393,7 +393,7 @@ async def test_many_who_look_ahead_do_not_begin_more_than_steps_have_room_for() 
             works = [job for job in list(service.engine._jobs) if job.worth is not None]
             most = max(most, sum(not work.sequence.closed for work in works))
             await asyncio.sleep(0.005)
-        assert 0 < most <= 8
+        assert 0 < most <= 22  # of 128 outcomes
 
 
 async def test_nothing_is_drafted_ahead_where_there_are_no_rows_for_it() -> None:

@@ -176,7 +176,7 @@ async def test_a_completions_line_says_what_it_reports(stream: io.StringIO) -> N
 
 async def test_what_ends_early_has_its_line_too(stream: io.StringIO) -> None:
     configure_logging("orchestrator", "info", "json", stream=stream)
-    async with trio(*tiny_pair(context=4096), TOKENIZER) as services:
+    async with trio(*tiny_pair(context=4096), TOKENIZER, target_patience_seconds=1.0) as services:
         call = services.stub.Complete(make_request([1], max_tokens=4000, request_id="left"))
         await call.read()
         call.cancel()

@@ -235,7 +235,7 @@ async def test_a_target_that_is_gone_and_a_draft_that_is_silent_have_their_reaso
     told = Telemetries()
     async with trio(
         tiny_llama(2), tiny_llama(2), TOKENIZER, telemetry=told, connect_timeout_seconds=0.5,
-        draft_timeout_seconds=0.0001,
+        draft_timeout_seconds=0.0001, target_patience_seconds=1.0,
     ) as services:  # fmt: skip
         await services.complete([1, 2], policy=policy("fixed"), max_tokens=10)
         call = services.stub.Complete(make_request([1], speculation=OFF, max_tokens=400))

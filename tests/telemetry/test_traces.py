@@ -218,7 +218,7 @@ async def test_a_request_over_http_goes_on_with_its_callers_trace() -> None:
 
 
 async def test_what_fails_says_so() -> None:
-    async with traced(draft=False) as running:
+    async with traced(draft=False, target_patience_seconds=1.0) as running:
         call = running.services.stub.Complete(make_request([1], max_tokens=400))
         await call.read()
         running.services.target.grace_seconds = 0
