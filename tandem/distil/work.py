@@ -102,7 +102,7 @@ class WorkFolder:
 
 
 def _check_same(draft: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for field in sorted(before.keys() | now.keys()):
+    for field in dict.fromkeys((*now, *before)):
         if field not in _FREE and before.get(field) != now.get(field):
             raise WorkError(
                 f"{field} is {_shown(now.get(field))}, but {draft} was begun with {_shown(before.get(field))}; go on"
