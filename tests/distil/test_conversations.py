@@ -95,7 +95,7 @@ def test_a_turn_that_the_target_wrote_is_then_answered() -> None:
     ):  # fmt: skip
         work, ask = _started(works)
         assert ask is not None and ask.token_ids == own.head and ask.temperature == 1.0
-        assert ask.limit == 256 and 0 in ask.ends
+        assert ask.limit == 128 and 0 in ask.ends
         seeds.add(ask.seed)
         after = _finish(work, text, ended=ended)
         if reason is None:
