@@ -19,8 +19,8 @@ from tandem.distil.conversations import NothingToAskError
 from tandem.distil.generation import GenerationError, Progress, generate, missing_shards, read_account
 from tandem.distil.provenance import ProvenanceError
 from tandem.distil.recipe import Data, Prompts, Recipe
+from tandem.distil.seeding import seed_of
 from tandem.distil.shards import Sample, read_shard, shard_path, shards
-from tandem.draws import inverse_cdf
 from tandem.models import ModelError
 from tandem.noise import NoiseStream, Purpose
 from tandem.tokenization import Tokenizer
@@ -76,46 +76,33 @@ def test_what_is_kept_is_the_targets_distribution(made: Path, model: LlamaForCau
         assert torch.equal(sample.top_ids[sure].long(), ids[sure])
 
 
-def test_answers_are_drawn_from_it_at_the_sequences_temperature(made: Path, model: LlamaForCausalLM) -> None:
+def test_temperatures_are_mixed_and_zero_takes_the_likeliest(made: Path, model: LlamaForCausalLM) -> None:
     samples = _samples(made)
     assert {round(sample.temperature, 3) for sample in samples} == {0.0, 0.7, 1.0}
-    surprises: dict[float, list[float]] = {}
     for sample in samples:
-        log_probs = _log_probs(model, sample)
-        answer = sample.answer.long().unsqueeze(-1)
         if sample.temperature == 0:
+            log_probs = _log_probs(model, sample)
             best = log_probs.max(-1, keepdim=True).values
-            assert (best - log_probs.gather(-1, answer)).max() < 1e-3
-            continue
-        p = torch.softmax(log_probs / sample.temperature, -1)
-        # Where the draw falls in the distribution is uniform, whatever the distribution is.
-        before = torch.where(torch.arange(p.shape[-1]) < answer, p, 0.0).sum(-1)
-        middle = before + p.gather(-1, answer).squeeze(-1) / 2
-        surprises.setdefault(round(sample.temperature, 3), []).extend(middle.tolist())
-    for values in surprises.values():
-        mean = sum(values) / len(values)
-        assert abs(mean - 0.5) < 4 * (1 / 12 / len(values)) ** 0.5
+            assert (best - log_probs.gather(-1, sample.answer.long().unsqueeze(-1))).max() < 1e-3
 
 
 def test_each_draw_is_decided_by_noise_of_its_own(target: Path, tmp_path: Path, model: LlamaForCausalLM) -> None:
-    """By the noise of (seed, shard, number, place), so that no other sequence has a part in it."""
-    from tandem.distil.seeding import seed_of
-
+    """By the noise of (seed, shard, number, place), so that no other sequence has a part in it, and by the target's
+    distribution at the temperature."""
     (tmp_path / "asked.txt").write_text("\n".join(f"question {number}?" for number in range(40)))
     prompts = Prompts(files=("asked.txt",), templates=False, self_written=0)
-    recipe = _recipe(target, prompts=prompts, temperatures=(1.0,), tokens=200, shard_tokens=200)
+    recipe = _recipe(target, prompts=prompts, temperatures=(1.0, 0.4), tokens=200, shard_tokens=200)
     generate(recipe, tmp_path / "made", base=tmp_path)
     checked = 0
     for number, sample in enumerate(_samples(tmp_path / "made")):
         stream = NoiseStream(seed_of(recipe.seed, "answer", 0, number))
-        p = _log_probs(model, sample).exp()
+        p = torch.softmax(_log_probs(model, sample) / sample.temperature, -1)
         for place, token in enumerate(sample.answer.tolist()):
             u = stream.uniform(Purpose.TARGET, place)
             edges = p[place, :token].sum().item(), p[place, : token + 1].sum().item()
             assert edges[0] - 1e-4 <= u <= edges[1] + 1e-4
-            assert abs(u - 0.5) > 1e-3 or int(inverse_cdf(p[place], torch.tensor(u).double())) == token
-            checked += 1
-    assert checked >= 200
+            checked += sample.temperature < 1
+    assert checked >= 50
 
 
 def test_an_answer_ends_with_the_end_token_or_at_its_limit(made: Path) -> None:
