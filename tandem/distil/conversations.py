@@ -21,6 +21,8 @@ from tandem.tokenization import TokenizationError, Tokenizer
 
 # A passage that was cut off ends after one of these.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
+# Of the tokens of a shard, by which it is full although some answers came out shorter than expected.
+_ENOUGH = 0.85
 # Prompts in a row of which none could be used, after which no more are tried.
 _BARREN = 1000
 
@@ -64,7 +66,7 @@ class ShardWorks:
     def __init__(self, asking: Asking, shard: int) -> None:
         self._asking = asking
         self._shard = shard
-        self._samples: list[tuple[tuple[int, str], Sample]] = []
+        self._samples: list[tuple[int, Sample]] = []
         self._seen: set[str] = set()
         self._running = self._next = self._barren = 0
         self._is_full = False
@@ -82,9 +84,10 @@ class ShardWorks:
         data = self._asking.data
         ended = self._next - self._running
         expected = self.tokens / ended if self.tokens else data.answer_tokens  # of a work, those without an answer too
-        if self._next and self.tokens + self._running * expected >= data.shard_tokens:
-            self._is_full = True  # for good: a few more at the end would have the batch for themselves
-        if self._is_full and (self._samples or self._running):
+        # Once it is full a little less is enough: one more at a time would have the batch for itself.
+        enough = data.shard_tokens * (_ENOUGH if self._is_full else 1)
+        self._is_full = self._next > 0 and self.tokens + self._running * expected >= enough
+        if self._is_full:
             return None
         if self._barren >= max(_BARREN, 4 * data.batch):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
@@ -133,7 +136,7 @@ class ShardWorks:
         token_ids = self._token_ids(prompt)
         asking = self._asking
         reply = yield Ask(token_ids, asking.data.answer_tokens, asking.ends, temperature, self._seed(number, stage))
-        self._samples.append(((number, stage), _sample(token_ids, reply, temperature)))
+        self._samples.append((number, _sample(token_ids, reply, temperature)))
         self.tokens += len(reply.token_ids)
         self.kinds[prompt.kind] += 1
         self._barren = 0

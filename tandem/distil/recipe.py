@@ -27,7 +27,7 @@ class Prompts(_Section):
 
     files: tuple[str, ...] = ()
     templates: bool = True
-    self_written: float = Field(0.5, ge=0, le=1)
+    self_written: float = Field(default=0.5, ge=0, le=1)
     exclude: tuple[str, ...] = ()
 
 
@@ -37,14 +37,14 @@ class Data(_Section):
     sequences that are for measuring. shard_tokens: of answers in a shard, about. batch: sequences that are answered
     together."""
 
-    tokens: int = Field(2_000_000, ge=1)
-    answer_tokens: int = Field(256, ge=1)
-    prompt_tokens: int = Field(1024, ge=1)
-    temperatures: tuple[Temperature, ...] = Field((0.0, 0.7, 1.0), min_length=1)
-    kept: int = Field(64, ge=1)
-    held_out: float = Field(0.02, gt=0, lt=1)
-    shard_tokens: int = Field(32_768, ge=1)
-    batch: int = Field(64, ge=1)
+    tokens: int = Field(default=2_000_000, ge=1)
+    answer_tokens: int = Field(default=256, ge=1)
+    prompt_tokens: int = Field(default=1024, ge=1)
+    temperatures: tuple[Temperature, ...] = Field(default=(0.0, 0.7, 1.0), min_length=1)
+    kept: int = Field(default=64, ge=1)
+    held_out: float = Field(default=0.02, gt=0, lt=1)
+    shard_tokens: int = Field(default=32_768, ge=1)
+    batch: int = Field(default=64, ge=1)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -53,25 +53,25 @@ class Student(_Section):
     start_from: a draft of the same shape whose layers it begins as instead, named as models are. vocabulary: tokens
     that the draft can say, the commonest ones; 0 for all."""
 
-    layers: int = Field(3, ge=1)
+    layers: int = Field(default=3, ge=1)
     initial: tuple[int, ...] = ()
     start_from: str | None = None
-    vocabulary: int = Field(16_384, ge=0)
+    vocabulary: int = Field(default=16_384, ge=0)
 
 
 class Training(_Section):
     """epochs: passes over the data. batch_tokens: of one step, answers and prompts. learning_rate: the highest.
     warm_up: share of steps. total_variation: its weight beside KL. checkpoint_seconds, report_steps: between two."""
 
-    epochs: float = Field(2.0, gt=0)
-    batch_tokens: int = Field(4096, ge=1)
-    learning_rate: float = Field(6e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    warm_up: float = Field(0.03, ge=0, lt=1)
-    total_variation: float = Field(0.5, ge=0)
+    epochs: float = Field(default=2.0, gt=0)
+    batch_tokens: int = Field(default=4096, ge=1)
+    learning_rate: float = Field(default=6e-4, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warm_up: float = Field(default=0.03, ge=0, lt=1)
+    total_variation: float = Field(default=0.5, ge=0)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    checkpoint_seconds: float = Field(300.0, gt=0)
-    report_steps: int = Field(100, ge=1)
+    checkpoint_seconds: float = Field(default=300.0, gt=0)
+    report_steps: int = Field(default=100, ge=1)
 
 
 class Recipe(_Section):
@@ -79,7 +79,7 @@ class Recipe(_Section):
 
     target: str
     revision: str | None = None
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     weights: Literal["bfloat16", "int8"] = "int8"
     prompts: Prompts = Prompts()
     data: Data = Data()

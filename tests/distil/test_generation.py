@@ -37,7 +37,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(target: Path, *, prompts: Prompts | None = None, seed: int = 4, **data: object) -> Recipe:
-    usual = {"tokens": 400 * _SHARDS, "shard_tokens": 400, "answer_tokens": 24, "prompt_tokens": 150, "kept": 8,
+    usual = {"tokens": 240 * _SHARDS, "shard_tokens": 240, "answer_tokens": 16, "prompt_tokens": 260, "kept": 8,
              "batch": 6, "dtype": "float32"}  # fmt: skip
     return Recipe(
         target=str(target), seed=seed, prompts=prompts or Prompts(), data=Data.model_validate({**usual, **data})
@@ -123,9 +123,9 @@ def test_an_answer_ends_with_the_end_token_or_at_its_limit(made: Path) -> None:
     for sample in _samples(made):
         answer = sample.answer.tolist()
         assert 0 not in answer[:-1]
-        assert answer[-1] == 0 or len(answer) == 24
+        assert answer[-1] == 0 or len(answer) == 16
         ended += answer[-1] == 0
-    assert ended > 5
+    assert ended > 3
 
 
 def test_sequences_with_and_without_others_beside_them_are_the_same(target: Path, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_accounts_count_what_is_in_the_shards(made: Path) -> None:
         account, samples = read_account(made, number), read_shard(shard_path(made, number))
         assert account.tokens == sum(len(sample.answer) for sample in samples)
         assert account.sequences == len(samples) == sum(account.kinds.values())
-        assert 0.7 * 400 <= account.tokens <= 1.3 * 400 + 24
-    assert missing_shards(Recipe(target="t", data=Data(tokens=2000, shard_tokens=400)), made) == [3, 4]
+        assert 0.85 * 240 <= account.tokens <= 1.3 * 240 + 16
+    assert missing_shards(Recipe(target="t", data=Data(tokens=1200, shard_tokens=240)), made) == [3, 4]
 
 
 def _command(recipe: Path, folder: Path) -> list[str]:
@@ -229,8 +229,8 @@ def test_processes_that_share_the_work_make_the_same_shards(
     ("change", "field"),
     [
         ({"seed": 5}, "seed"), ({"kept": 9}, "data.kept"), ({"batch": 7}, "data.batch"),
-        ({"temperatures": (0.0,)}, "data.temperatures"), ({"answer_tokens": 25}, "data.answer_tokens"),
-        ({"prompt_tokens": 140}, "data.prompt_tokens"), ({"shard_tokens": 300}, "data.shard_tokens"),
+        ({"temperatures": (0.0,)}, "data.temperatures"), ({"answer_tokens": 17}, "data.answer_tokens"),
+        ({"prompt_tokens": 250}, "data.prompt_tokens"), ({"shard_tokens": 300}, "data.shard_tokens"),
         ({"dtype": "bfloat16"}, "data.dtype"), ({"prompts": Prompts(self_written=0.1)}, "prompts.self_written"),
         ({"prompts": Prompts(templates=False, self_written=1)}, "prompts.templates"),
     ],
@@ -256,13 +256,13 @@ def test_files_that_were_changed_are_refused_by_field(target: Path, tmp_path: Pa
 
 
 def test_more_tokens_are_more_shards_beside_those_that_are_there(made: Path, target: Path, tmp_path: Path) -> None:
-    generate(_recipe(target, tokens=400), tmp_path)
+    generate(_recipe(target, tokens=240), tmp_path)
     assert len(shards(tmp_path)) == 1
     told: list[Progress] = []
     generate(_recipe(target), tmp_path, report=told.append)
     assert _bytes(tmp_path) == _bytes(made)
     total = sum(read_account(made, number).tokens for number in range(_SHARDS))
-    assert (told[-1].tokens, told[-1].shards, told[-1].wanted) == (total, _SHARDS, 400 * _SHARDS)
+    assert (told[-1].tokens, told[-1].shards, told[-1].wanted) == (total, _SHARDS, 240 * _SHARDS)
     assert told[-1].tokens_per_second > 0
 
 
@@ -271,7 +271,7 @@ def test_excluded_repeated_and_long_prompts_are_dropped_and_counted(target: Path
     (tmp_path / "asked.txt").write_text("\n".join([held, "short one", "Short, ONE!", "long " * 200, "another"]))
     (tmp_path / "held.jsonl").write_text(json.dumps({"question": held}))
     prompts = Prompts(files=("asked.txt",), exclude=("held.jsonl",), templates=False, self_written=0)
-    recipe = _recipe(target, prompts=prompts, tokens=48, shard_tokens=48)
+    recipe = _recipe(target, prompts=prompts, tokens=32, shard_tokens=32)
     generate(recipe, tmp_path / "made", base=tmp_path)
     tokenizer = Tokenizer.from_folder(target)
     texts = [tokenizer.decode(sample.tokens[: sample.prompt_length].tolist()) for sample in _samples(tmp_path / "made")]

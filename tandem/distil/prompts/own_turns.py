@@ -11,8 +11,8 @@ from tandem.tokenization import TokenizationError, Tokenizer
 
 # They have no beginning and no end in common, so that what their conversations share is the template's.
 _TURNS = ("What now", "apple", "3 of 5", "(why)", "Über")
-#: Most tokens of a turn.
-TURN_TOKENS = 256
+#: Most tokens of a turn: most have fewer than half as many, and hardly one that has more ends at all.
+TURN_TOKENS = 128
 #: At which a turn is drawn.
 TEMPERATURE = 1.0
 
