@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,11 +32,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
-        moved = (
-            tensor.pin_memory().to(device, non_blocking=True)
-            for tensor in (self.tokens, self.places, self.answers, self.top_ids, self.top_log_probs)
-        )
-        return Batch(*moved, self.counts)
+        names = ("tokens", "places", "answers", "top_ids", "top_log_probs")
+        moved = {name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in names}
+        return replace(self, **moved)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -47,7 +47,8 @@ def split(samples: Sequence[Sample], held_out: float) -> Split:
 def part(samples: Sequence[Sample], share: float) -> list[Sample]:
     """The first ones, with this share of all answers' tokens; at least one."""
     wanted = share * count_tokens(samples)
-    taken, tokens = [], 0
+    taken: list[Sample] = []
+    tokens = 0
     for sample in samples:
         if taken and tokens + len(sample.answer) > wanted:
             break

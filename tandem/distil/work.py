@@ -111,7 +111,7 @@ def _check_same(draft: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
