@@ -79,9 +79,10 @@ def speeds(
     pair: Pair, prompts: Sequence[Prompt], max_tokens: int, seed: int, say: Say
 ) -> dict[float, Mapping[str, Sums]]:
     """Every policy on every prompt, through services, by temperature."""
-    found: dict[float, Mapping[str, Sums]] = {}
-    for degree in SPEEDS:
-        policies = lossless(degree)
-        with clients(pair, policies) as served:
-            found[degree] = run(served, policies, Task(prompts, max_tokens, degree, seed), say)
-    return found
+    policies = {degree: lossless(degree) for degree in SPEEDS}
+    every = {name: each for named in policies.values() for name, each in named.items()}
+    with clients(pair, every) as served:
+        return {
+            degree: run(served, named, Task(prompts, max_tokens, degree, seed), say)
+            for degree, named in policies.items()
+        }

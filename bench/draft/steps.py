@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from draft_service.drafters.base import SequenceSpec
 from draft_service.drafters.drawing import Drawn
 from draft_service.drafters.growth import Growth, Voice, draw_next
-from tandem.inference.runner import Block, ModelRunner
+from tandem.inference.runner import Block, ModelRunner, Sequence
 from tandem.noise import NoiseStream
 from tandem.sampling import History, SamplingChain, SamplingParams
 from tandem.v1 import draft_pb2, sampling_pb2
@@ -77,7 +77,7 @@ def measure(
             sequence.close()
 
 
-def _step(draft: ModelRunner, sequence, growth: Growth, token: int) -> int:
+def _step(draft: ModelRunner, sequence: Sequence, growth: Growth, token: int) -> int:
     logits = draft.forward([Block(sequence, [token], 1)])
     [drawn] = draw_next([(growth.voice, growth.wanted())], logits)
     if not isinstance(drawn, Drawn):

@@ -47,7 +47,7 @@ class _DraftStopEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftStop.V
     DRAFT_STOP_CONTEXT: _DraftStop.ValueType  # 7
     """The draft's context is full."""
     DRAFT_STOP_NO_PROPOSAL: _DraftStop.ValueType  # 8
-    """The drafter has no proposal (prompt look-up without a match)."""
+    """The drafter has no proposal (prompt look-up without a match; a model that can say nothing of what may follow)."""
     DRAFT_STOP_SURVIVAL: _DraftStop.ValueType  # 9
     """The product of expected acceptances fell below min_survival."""
 
@@ -71,7 +71,7 @@ DRAFT_STOP_END_TOKEN: DraftStop.ValueType  # 6
 DRAFT_STOP_CONTEXT: DraftStop.ValueType  # 7
 """The draft's context is full."""
 DRAFT_STOP_NO_PROPOSAL: DraftStop.ValueType  # 8
-"""The drafter has no proposal (prompt look-up without a match)."""
+"""The drafter has no proposal (prompt look-up without a match; a model that can say nothing of what may follow)."""
 DRAFT_STOP_SURVIVAL: DraftStop.ValueType  # 9
 """The product of expected acceptances fell below min_survival."""
 Global___DraftStop: _TypeAlias = DraftStop  # noqa: Y015

@@ -181,7 +181,7 @@ def test_the_command_measures_judges_and_records(models: Path, tmp_path: Path) -
     file, data = tmp_path / "draft.json", tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("Hello", "One two three")))
     names = ["--target-model", str(models / "target"), "--draft-model", str(draft), "--data", str(data)]
-    flags = ["--quick", "--only", "agreement", "--only", "step", "--json", str(file), "--dtype", "float32"]
+    flags = ["--quick", "--only", "agreement", "--only", "step", "--json", str(file), "--threads", "1"]
     done = CliRunner().invoke(app, ["draft", *names, *flags, "--check", "--max-tokens", "16"])
     assert done.exit_code in (0, 1), done.output
     assert "made on a GPU" in done.output and "predicted for 1,000,000 | 0.600" in " ".join(done.output.split())
@@ -201,7 +201,7 @@ def test_the_pair_is_measured_through_its_services(models: Path, tmp_path: Path)
     file, data = tmp_path / "draft.json", tmp_path / "prompts.jsonl"
     data.write_text(json.dumps({"text": "Hello"}) + "\n")
     names = ["--target-model", str(models / "target"), "--draft-model", str(models / "draft"), "--data", str(data)]
-    flags = ["--quick", "--only", "speed", "--json", str(file), "--max-tokens", "16"]
+    flags = ["--quick", "--only", "speed", "--json", str(file), "--max-tokens", "16", "--threads", "1"]
     done = CliRunner().invoke(app, ["draft", *names, *flags])
     assert done.exit_code == 0, done.output
     speeds = read_json(file)["data"]["speeds"]
