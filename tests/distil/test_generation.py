@@ -19,14 +19,16 @@ from tandem.distil.conversations import NothingToAskError
 from tandem.distil.generation import GenerationError, Progress, generate, missing_shards, read_account
 from tandem.distil.provenance import ProvenanceError
 from tandem.distil.recipe import Data, Prompts, Recipe
+from tandem.distil.seeding import seed_of
 from tandem.distil.shards import Sample, read_shard, shard_path, shards
-from tandem.draws import inverse_cdf
 from tandem.models import ModelError
 from tandem.noise import NoiseStream, Purpose
 from tandem.tokenization import Tokenizer
 from tests.support.tiny_target import save_target
 
 _SHARDS = 3
+# Only against hanging.
+_HANG_SECONDS = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,10 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(target: Path, *, prompts: Prompts | None = None, seed: int = 4, **data: object) -> Recipe:
-    usual = {"tokens": 240 * _SHARDS, "shard_tokens": 240, "answer_tokens": 16, "prompt_tokens": 260, "kept": 8,
+    usual = {"tokens": 160 * _SHARDS, "shard_tokens": 160, "answer_tokens": 16, "prompt_tokens": 260, "kept": 8,
              "batch": 6, "dtype": "float32"}  # fmt: skip
-    return Recipe(
-        target=str(target), seed=seed, prompts=prompts or Prompts(), data=Data.model_validate({**usual, **data})
-    )
+    prompts = prompts or Prompts(self_written=0.25)
+    return Recipe(target=str(target), seed=seed, prompts=prompts, data=Data.model_validate({**usual, **data}))
 
 
 @pytest.fixture(scope="module")
@@ -76,46 +77,33 @@ def test_what_is_kept_is_the_targets_distribution(made: Path, model: LlamaForCau
         assert torch.equal(sample.top_ids[sure].long(), ids[sure])
 
 
-def test_answers_are_drawn_from_it_at_the_sequences_temperature(made: Path, model: LlamaForCausalLM) -> None:
+def test_temperatures_are_mixed_and_zero_takes_the_likeliest(made: Path, model: LlamaForCausalLM) -> None:
     samples = _samples(made)
     assert {round(sample.temperature, 3) for sample in samples} == {0.0, 0.7, 1.0}
-    surprises: dict[float, list[float]] = {}
     for sample in samples:
-        log_probs = _log_probs(model, sample)
-        answer = sample.answer.long().unsqueeze(-1)
         if sample.temperature == 0:
+            log_probs = _log_probs(model, sample)
             best = log_probs.max(-1, keepdim=True).values
-            assert (best - log_probs.gather(-1, answer)).max() < 1e-3
-            continue
-        p = torch.softmax(log_probs / sample.temperature, -1)
-        # Where the draw falls in the distribution is uniform, whatever the distribution is.
-        before = torch.where(torch.arange(p.shape[-1]) < answer, p, 0.0).sum(-1)
-        middle = before + p.gather(-1, answer).squeeze(-1) / 2
-        surprises.setdefault(round(sample.temperature, 3), []).extend(middle.tolist())
-    for values in surprises.values():
-        mean = sum(values) / len(values)
-        assert abs(mean - 0.5) < 4 * (1 / 12 / len(values)) ** 0.5
+            assert (best - log_probs.gather(-1, sample.answer.long().unsqueeze(-1))).max() < 1e-3
 
 
 def test_each_draw_is_decided_by_noise_of_its_own(target: Path, tmp_path: Path, model: LlamaForCausalLM) -> None:
-    """By the noise of (seed, shard, number, place), so that no other sequence has a part in it."""
-    from tandem.distil.seeding import seed_of
-
+    """By the noise of (seed, shard, number, place), so that no other sequence has a part in it, and by the target's
+    distribution at the temperature."""
     (tmp_path / "asked.txt").write_text("\n".join(f"question {number}?" for number in range(40)))
     prompts = Prompts(files=("asked.txt",), templates=False, self_written=0)
-    recipe = _recipe(target, prompts=prompts, temperatures=(1.0,), tokens=200, shard_tokens=200)
+    recipe = _recipe(target, prompts=prompts, temperatures=(1.0, 0.4), tokens=200, shard_tokens=200)
     generate(recipe, tmp_path / "made", base=tmp_path)
     checked = 0
     for number, sample in enumerate(_samples(tmp_path / "made")):
         stream = NoiseStream(seed_of(recipe.seed, "answer", 0, number))
-        p = _log_probs(model, sample).exp()
+        p = torch.softmax(_log_probs(model, sample) / sample.temperature, -1)
         for place, token in enumerate(sample.answer.tolist()):
             u = stream.uniform(Purpose.TARGET, place)
             edges = p[place, :token].sum().item(), p[place, : token + 1].sum().item()
             assert edges[0] - 1e-4 <= u <= edges[1] + 1e-4
-            assert abs(u - 0.5) > 1e-3 or int(inverse_cdf(p[place], torch.tensor(u).double())) == token
-            checked += 1
-    assert checked >= 200
+            checked += sample.temperature < 1
+    assert checked >= 50
 
 
 def test_an_answer_ends_with_the_end_token_or_at_its_limit(made: Path) -> None:
@@ -160,8 +148,8 @@ def test_accounts_count_what_is_in_the_shards(made: Path) -> None:
         account, samples = read_account(made, number), read_shard(shard_path(made, number))
         assert account.tokens == sum(len(sample.answer) for sample in samples)
         assert account.sequences == len(samples) == sum(account.kinds.values())
-        assert 0.85 * 240 <= account.tokens <= 1.3 * 240 + 16
-    assert missing_shards(Recipe(target="t", data=Data(tokens=1200, shard_tokens=240)), made) == [3, 4]
+        assert 0.85 * 160 <= account.tokens <= 1.3 * 160 + 32
+    assert missing_shards(Recipe(target="t", data=Data(tokens=800, shard_tokens=160)), made) == [3, 4]
 
 
 def _command(recipe: Path, folder: Path) -> list[str]:
@@ -187,14 +175,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(made: Path, target: Pat
     folder, recipe = tmp_path / "killed", _written(_recipe(target), tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(_command(recipe, folder), env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + _HANG_SECONDS
     while not shard_path(folder, 0).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in shards(folder)}
     assert 1 <= len(before) < _SHARDS, "it was to be killed in the middle"
-    again = subprocess.run(_command(recipe, folder), env=environment, capture_output=True, text=True, timeout=100)
+    again = subprocess.run(
+        _command(recipe, folder), env=environment, capture_output=True, text=True, timeout=_HANG_SECONDS
+    )
     assert again.returncode == 0, again.stderr
     assert _bytes(folder) == _bytes(made)
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
@@ -256,13 +246,13 @@ def test_files_that_were_changed_are_refused_by_field(target: Path, tmp_path: Pa
 
 
 def test_more_tokens_are_more_shards_beside_those_that_are_there(made: Path, target: Path, tmp_path: Path) -> None:
-    generate(_recipe(target, tokens=240), tmp_path)
+    generate(_recipe(target, tokens=160), tmp_path)
     assert len(shards(tmp_path)) == 1
     told: list[Progress] = []
     generate(_recipe(target), tmp_path, report=told.append)
     assert _bytes(tmp_path) == _bytes(made)
     total = sum(read_account(made, number).tokens for number in range(_SHARDS))
-    assert (told[-1].tokens, told[-1].shards, told[-1].wanted) == (total, _SHARDS, 240 * _SHARDS)
+    assert (told[-1].tokens, told[-1].shards, told[-1].wanted) == (total, _SHARDS, 160 * _SHARDS)
     assert told[-1].tokens_per_second > 0
 
 
@@ -316,7 +306,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_a_target_without_a_template_goes_on_with_the_prompts_themselves(plain: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    generate(_recipe(plain, tokens=200, shard_tokens=200), tmp_path, note=notes.append)
+    generate(_recipe(plain, prompts=Prompts(), tokens=100, shard_tokens=100), tmp_path, note=notes.append)
     assert any("no chat template" in note for note in notes)
     tokenizer = Tokenizer.from_folder(plain)
     samples = _samples(tmp_path)
@@ -327,7 +317,7 @@ def test_a_target_without_a_template_goes_on_with_the_prompts_themselves(plain: 
 def test_a_bad_recipe_is_one_line_that_names_the_field(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text('target = "x"\n[data]\nbatch = 0\n')
     done = subprocess.run(
-        _command(tmp_path / "recipe.toml", tmp_path / "made"), capture_output=True, text=True, timeout=60
+        _command(tmp_path / "recipe.toml", tmp_path / "made"), capture_output=True, text=True, timeout=_HANG_SECONDS
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and "data.batch" in done.stderr
