@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,9 +103,13 @@ def generate(
     if place is not None and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{place.local_rank}"
     folder.mkdir(parents=True, exist_ok=True)
+    generation = _Generation(recipe, folder, base, device, report, note)
+    numbers = range(rank, shard_count(recipe), world)
+    # Another process may be making further ones, for a recipe of more tokens.
+    lock = FileLock(folder / f".generation-{rank}.lock", timeout=0) if generation.lacks(numbers) else nullcontext()
     try:
-        with FileLock(folder / f".generation-{rank}.lock", timeout=0):
-            _Generation(recipe, folder, base, device, report, note).make(range(rank, shard_count(recipe), world))
+        with lock:
+            generation.make(numbers)
     except Timeout as error:
         raise GenerationError(f"another process makes shards in {folder}; let it finish, or end it") from error
 
@@ -133,6 +138,9 @@ class _Generation:
         self._tokens = self._made = self._shards = 0
         self._dropped: Counter[str] = Counter()
         self._began = self._reported = time.monotonic()
+
+    def lacks(self, numbers: Sequence[int]) -> bool:
+        return not all(shard_path(self._folder, number).exists() for number in numbers)
 
     def make(self, numbers: Sequence[int]) -> None:
         there = [number for number in numbers if shard_path(self._folder, number).exists()]

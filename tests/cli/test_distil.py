@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from transformers import LlamaConfig
 
 from tandem.distil.recipe import Recipe
@@ -148,10 +149,11 @@ def test_another_draft_learns_from_the_same_answers(
     answers = made[0] / "work/answers"
     before = {path.name: path.stat().st_mtime_ns for path in answers.glob("shard-*")}
     other = maker / "smaller"
-    done = tandem(
-        "distil", "--recipe", maker / "recipe.toml", "--layers", "1", "--vocabulary", "0", "--weights", "bfloat16",
-        "--answers", answers, "--out", other,
-    )  # fmt: skip
+    with FileLock(answers / ".generation-0.lock"):  # as somebody has it who makes more of them
+        done = tandem(
+            "distil", "--recipe", maker / "recipe.toml", "--layers", "1", "--vocabulary", "0", "--weights", "bfloat16",
+            "--answers", answers, "--out", other,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name: path.stat().st_mtime_ns for path in answers.glob("shard-*")} == before
     assert not (other / "vocabulary.safetensors").exists() and (other / "layers.safetensors").exists()

@@ -80,6 +80,7 @@ def test_all_answers_to_a_prompt_are_on_one_side_and_stay_there_when_there_are_m
 
     assert prompts(few.held_out) and not prompts(few.held_out) & prompts(few.train)
     assert prompts(few.held_out) <= prompts(many.held_out) and prompts(few.train) <= prompts(many.train)
+    assert prompts(again) == prompts(first) and not prompts(many.held_out) & prompts(many.train)
     assert len(few.held_out) + len(few.train) == 60
     assert 0.05 < len(few.held_out) / 60 < 0.4
 

@@ -61,6 +61,18 @@ def test_with_some_entries_kept_it_is_a_lower_bound_that_more_entries_raise(coun
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
+def test_what_was_not_kept_is_one_bucket(count: int) -> None:
+    p, q = rows(2).softmax(1), rows(3).softmax(1)
+    ids = p.topk(count).indices
+    kept_p, kept_q = p.gather(1, ids), q.gather(1, ids)
+    coarse_p, coarse_q = (torch.cat([row, 1 - row.sum(1, keepdim=True)], 1) for row in (kept_p, kept_q))
+    found = divergences(rows(3), *kept(rows(2), count, ALL))
+    kl = (coarse_p * (coarse_p / coarse_q).log()).sum(1)
+    torch.testing.assert_close(found.kl.double(), kl, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.tv.double(), (coarse_p - coarse_q).abs().sum(1) / 2, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
 def test_the_chance_of_acceptance_lies_between_the_two_overlaps(count: int) -> None:
     p, q = rows(4), rows(5, size=len(CAN))
     found = divergences(q, *kept(p, count, CAN))
