@@ -152,14 +152,20 @@ def _recipe(file: Path | None, out: Path, fresh: bool, own: dict[str, Any]) -> R
 
 
 def _run(flags: _Flags, recipe: Recipe) -> None:
+    from tandem.distil.recipe import RecipeError
+    from tandem.distil.work import WorkError, WorkFolder
     from tandem.serving import prepare_for_models
 
+    try:  # before torch is loaded for nothing
+        if not flags.fresh:
+            WorkFolder(flags.out).check(recipe)
+    except (RecipeError, WorkError) as error:
+        raise CliError(str(error)) from error
     prepare_for_models()
     from tandem.cli.distil_progress import listener
     from tandem.distil.failures import FAILURES
     from tandem.distil.run import Order, distil
     from tandem.distil.training import Interrupted
-    from tandem.distil.work import WorkFolder
 
     order = Order(recipe, flags.out, flags.answers, flags.device, flags.threads, flags.curve, flags.fresh)
     is_first = os.environ.get("RANK", "0") == "0"

@@ -57,17 +57,21 @@ class WorkFolder:
         """What a run here was begun with; None where there was none. Raises RecipeError."""
         return Recipe.read(self._recipe) if self._recipe.exists() else None
 
-    def begin(self, recipe: Recipe) -> bool:
-        """Notes what the run is; True where it goes on.
+    def check(self, recipe: Recipe) -> None:
+        """Raises WorkError where a draft of another recipe is being trained, and RecipeError.
 
-        Until something was trained a recipe may change: which answers fit is said beside them. Raises RecipeError, and
-        WorkError where another draft is being trained.
+        Until something was trained a recipe may change: which answers fit is said beside them.
         """
         before = self.recipe()
         if before is not None and self._has_trained:
             _check_same(self._draft, _flat(before.model_dump()), _flat(recipe.model_dump()))
+
+    def begin(self, recipe: Recipe) -> bool:
+        """Notes what the run is; True where it goes on. Raises what `check` raises."""
+        self.check(recipe)
+        goes_on = self._recipe.exists()
         write_whole(self._recipe, to_toml(recipe))
-        return before is not None
+        return goes_on
 
     def learn_from(self, facts: dict[str, Any]) -> None:
         """Notes what the answers are. Raises WorkError where a training was begun with others: it would not come to
