@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tandem.distil.batch import Ask, Reply, Work
 from tandem.distil.prompts import own_turns
 from tandem.distil.prompts.exclude import normalised
 from tandem.distil.prompts.mixture import Mixture
@@ -17,6 +16,7 @@ from tandem.distil.prompts.source import PASSAGE, Prompt
 from tandem.distil.recipe import Data
 from tandem.distil.seeding import seed_of
 from tandem.distil.shards import Sample
+from tandem.distil.writing import Ask, Reply, Work
 from tandem.tokenization import TokenizationError, Tokenizer
 
 # A passage that was cut off ends after one of these.

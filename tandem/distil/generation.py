@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from tandem.distil.batch import Batch
 from tandem.distil.conversations import Asking, ShardWorks
 from tandem.distil.prompts.mixture import open_mixture
 from tandem.distil.provenance import check_or_write, facts_of
 from tandem.distil.recipe import Recipe
 from tandem.distil.rows import RowRunner
 from tandem.distil.shards import read_shard, shard_path, write_shard
+from tandem.distil.writing import Writer
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.loading import load_model, tokenizer_folder
 from tandem.inference.parallel.place import own_place
@@ -148,13 +148,13 @@ class _Generation:
             self._count(read_account(self._folder, number))
         missing = [number for number in numbers if number not in set(there)]
         if missing:
-            asking, batch = self._load()
+            asking, writer = self._load()
             self._began = time.monotonic()
             for number in missing:
-                self._make(number, asking, batch, len(numbers))
+                self._make(number, asking, writer, len(numbers))
         self._tell(len(numbers))
 
-    def _load(self) -> tuple[Asking, Batch]:
+    def _load(self) -> tuple[Asking, Writer]:
         data = self._recipe.data
         loaded = load_model(self._model, dtype=data.dtype, device=self._device)
         # Output layers are padded; ids that no token has are never drawn.
@@ -174,7 +174,7 @@ class _Generation:
                 f" begins with has {len(self._mixture.own.head)}"
             )
         runner = self._runner(loaded, prompt_tokens + data.answer_tokens)
-        return asking, Batch(runner, max(data.answer_tokens, asking.turn_tokens), data.kept)
+        return asking, Writer(runner, max(data.answer_tokens, asking.turn_tokens), data.kept)
 
     def _runner(self, loaded: LoadedModel, row_length: int) -> RowRunner:
         try:
@@ -182,9 +182,9 @@ class _Generation:
         except ModelError as error:
             raise ModelError(f"data.batch: {self._recipe.data.batch} sequences at once: {error}") from error
 
-    def _make(self, number: int, asking: Asking, batch: Batch, count: int) -> None:
+    def _make(self, number: int, asking: Asking, writer: Writer, count: int) -> None:
         works = ShardWorks(asking, number)
-        for _ in batch.run(works.next_work):
+        for _ in writer.run(works.next_work):
             if time.monotonic() - self._reported >= _REPORT_SECONDS:
                 self._tell(count, works)
         account = Account(works.tokens, len(works.samples), dict(works.kinds), dict(works.dropped))

@@ -7,13 +7,13 @@ from random import Random
 
 import torch
 
-from tandem.distil.batch import Ask, Reply, Work
 from tandem.distil.conversations import Asking, ShardWorks
 from tandem.distil.prompts.exclude import Exclusion
 from tandem.distil.prompts.mixture import Mixture
 from tandem.distil.prompts.own_turns import OwnTurns
 from tandem.distil.prompts.source import Prompt
 from tandem.distil.recipe import Data
+from tandem.distil.writing import Ask, Reply, Work
 from tests.support.tiny_target import TEMPLATE
 from tests.support.tokens import byte_tokenizer, ids
 

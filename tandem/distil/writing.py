@@ -50,7 +50,7 @@ class Reply:
 Work = Generator[Ask, Reply, None]
 
 
-class Batch:
+class Writer:
     """Belongs to one thread."""
 
     def __init__(self, runner: RowRunner, limit: int, kept: int) -> None:
