@@ -40,6 +40,8 @@ def configure_logging(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_json(service) if format == "json" else _console(service))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Off first: it takes itself to be on where somebody has put `warnings.showwarning` back since.
+    logging.captureWarnings(False)
     logging.captureWarnings(True)
     for package in ("tandem", "draft_service", "target_service", "orchestrator", "__main__"):
         logging.getLogger(package).setLevel(level.upper())

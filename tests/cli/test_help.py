@@ -11,6 +11,7 @@ from tests.cli.processes import tandem
 
 COMMANDS = ["up", "complete", "chat", "demo", "pull", "distil"]
 WIDE = {"COLUMNS": "400"}  # every flag on one line
+FLAG = re.compile(r"│ (\* |  )? *--")  # with a star before it where it is needed
 #: Flags whose default needs no words: switches, and texts and lists that are empty.
 PLAIN = re.compile(r"<bool>|Repeatable|--help|--system|-revision|--revision|--threshold|--endpoint")
 
@@ -19,7 +20,7 @@ PLAIN = re.compile(r"<bool>|Repeatable|--help|--system|-revision|--revision|--th
 def test_every_flag_says_what_it_does_and_its_default(command: str) -> None:
     done = tandem(command, "--help", variables=WIDE)
     assert (done.returncode, done.stderr) == (0, "")
-    flags = [line.strip("│ ") for line in done.stdout.splitlines() if line.startswith("│ --")]
+    flags = [line.strip("│* ") for line in done.stdout.splitlines() if FLAG.match(line)]
     assert len(flags) >= 2
     for line in flags:
         assert len(re.split(r"\s{2,}", line)) >= 3, f"no help: {line}"
