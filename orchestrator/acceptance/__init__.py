@@ -16,8 +16,10 @@ from orchestrator.acceptance.coupled import Coupled
 from orchestrator.acceptance.exact import Exact
 from orchestrator.acceptance.jsd import FixedDistance
 from orchestrator.acceptance.ratio import RatioTest
+from orchestrator.acceptance.registry import RULES
 
 __all__ = [
+    "RULES",
     "AcceptRule",
     "AdaSd",
     "AdaSdKde",

@@ -18,12 +18,14 @@ from __future__ import annotations
 from orchestrator.acceptance.base import Bracket, Position, Sample, Source
 from orchestrator.acceptance.lossless import accepts
 from orchestrator.acceptance.lossy import (
+    BUDGET,
     LossyRule,
     Verdict,
     exact_verdict,
     threshold_chances,
     total_variation,
 )
+from orchestrator.options import Option
 from orchestrator.running_mean import RunningMean
 
 
@@ -31,6 +33,7 @@ class AdaSd(LossyRule):
     """min_samples: samples that each group needs before T_V acts, at least 1."""
 
     name = "adasd"
+    options = (Option("strict", kind=bool), BUDGET, Option("min_samples", least=1, kind=int))
 
     def __init__(
         self, *, greedy: bool, strict: bool = False, lossy_budget: float | None = None, min_samples: int = 5

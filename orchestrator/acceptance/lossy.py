@@ -30,6 +30,10 @@ from dataclasses import dataclass
 from orchestrator.acceptance.base import Bracket, Judgement, Position, Sample, Source, Verification
 from orchestrator.acceptance.budget import LossyBudget
 from orchestrator.acceptance.lossless import accepts
+from orchestrator.options import Option
+
+#: Of every lossy rule.
+BUDGET = Option("lossy_budget", least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class LossyRule(ABC):
     """greedy: temperature 0. lossy_budget: most total variation charged, not negative; None is no limit."""
 
     name: str
+    options: tuple[Option, ...] = (BUDGET,)
     needs_distance = True
 
     def __init__(self, *, greedy: bool, lossy_budget: float | None = None) -> None:
