@@ -18,13 +18,14 @@ import math
 
 from orchestrator.acceptance.base import Bracket, Sample
 from orchestrator.acceptance.density import Density
-from orchestrator.acceptance.lossy import BUDGET, LossyRule
+from orchestrator.acceptance.distance_rule import DistanceRule
+from orchestrator.acceptance.lossy import BUDGET
 from orchestrator.options import Option
 
 _MOST_STEPS = 64
 
 
-class AdaSdKde(LossyRule):
+class AdaSdKde(DistanceRule):
     """min_samples: samples that each group needs before the estimates act, at least 1."""
 
     name = "adasd-kde"

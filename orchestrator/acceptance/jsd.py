@@ -8,11 +8,12 @@ divergence and mean nothing here.
 from __future__ import annotations
 
 from orchestrator.acceptance.base import Bracket
-from orchestrator.acceptance.lossy import BUDGET, LossyRule, threshold_chances
+from orchestrator.acceptance.distance_rule import DistanceRule, threshold_chances
+from orchestrator.acceptance.lossy import BUDGET
 from orchestrator.options import Option
 
 
-class FixedDistance(LossyRule):
+class FixedDistance(DistanceRule):
     """threshold: in [0, 1], on d (not its square); 0 accepts nothing more than the exact rule."""
 
     name = "jsd"

@@ -12,10 +12,14 @@ from typing import Any
 from orchestrator.acceptance.adasd import AdaSd
 from orchestrator.acceptance.adasd_kde import AdaSdKde
 from orchestrator.acceptance.block import BlockVerification
+from orchestrator.acceptance.consultant import Consultant
 from orchestrator.acceptance.coupled import Coupled
 from orchestrator.acceptance.exact import Exact
+from orchestrator.acceptance.fly import Fly
 from orchestrator.acceptance.jsd import FixedDistance
 from orchestrator.acceptance.ratio import RatioTest
+from orchestrator.acceptance.tolerance import Tolerance
+from orchestrator.acceptance.typical import Typical
 
 _RULES: tuple[type[Any], ...] = (
     Exact,
@@ -25,6 +29,10 @@ _RULES: tuple[type[Any], ...] = (
     FixedDistance,
     AdaSd,
     AdaSdKde,
+    Fly,
+    Consultant,
+    Typical,
+    Tolerance,
 )
 
 RULES: dict[str, type[Any]] = {rule.name: rule for rule in _RULES}

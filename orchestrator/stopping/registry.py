@@ -10,10 +10,14 @@ from typing import Any
 
 from orchestrator.stopping.adaedl import AdaEdl
 from orchestrator.stopping.adasd import AdaSd
+from orchestrator.stopping.bandit import Bandit
 from orchestrator.stopping.confidence import Confidence
+from orchestrator.stopping.draft_verify import DraftVerify
 from orchestrator.stopping.entropy import EntropyCeiling
 from orchestrator.stopping.fixed import FixedLength
 from orchestrator.stopping.goodput import Goodput
+from orchestrator.stopping.joint_confidence import JointConfidence
+from orchestrator.stopping.tiers import Tiers
 
 _RULES: tuple[type[Any], ...] = (
     FixedLength,
@@ -22,6 +26,10 @@ _RULES: tuple[type[Any], ...] = (
     Confidence,
     EntropyCeiling,
     Goodput,
+    DraftVerify,
+    JointConfidence,
+    Bandit,
+    Tiers,
 )
 
 RULES: dict[str, type[Any]] = {rule.name: rule for rule in _RULES}
