@@ -18,6 +18,7 @@ from orchestrator.acceptance.coupled import Coupled
 from orchestrator.acceptance.exact import Exact
 from orchestrator.acceptance.fly import Fly
 from orchestrator.acceptance.jsd import FixedDistance
+from orchestrator.acceptance.lossless import LosslessRule
 from orchestrator.acceptance.ratio import RatioTest
 from orchestrator.acceptance.registry import RULES
 from orchestrator.acceptance.tolerance import Tolerance
@@ -36,6 +37,7 @@ __all__ = [
     "FixedDistance",
     "Fly",
     "Judgement",
+    "LosslessRule",
     "Position",
     "RatioTest",
     "Sample",

@@ -3,7 +3,8 @@
     accept iff d(p, q) < T_V,    T_V = (mean d of accepted + mean d of rejected) / 2
 
 The paper's example: mean accepted 0.15, mean rejected 0.49, T_V = 0.32. Silent points are filled as in
-`lossy.py` and `distance_rule.py`, and [ours]: T_V waits until both groups hold `min_samples`, until then the exact rule decides;
+`lossy.py` and `distance_rule.py`, and [ours]: T_V waits until both groups hold `min_samples`, until then the exact
+rule decides;
 rejections by the support guard enter neither group; T_V changes between rounds, not within a block.
 
 Strict is the paper's literal rule: past the cold start d alone decides, also against the exact test, and a

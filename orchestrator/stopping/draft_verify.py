@@ -26,14 +26,14 @@ _THRESHOLD_MEMORY = 0.9
 
 
 class DraftVerify:
-    """max_tokens: the cap L. initial_threshold: th at the start, in [0, 1]."""
+    """max_tokens: the cap L. initial_min_probability: th at the start, in [0, 1]."""
 
     name = "draft-verify"
-    options = (Option("initial_threshold", least=0, most=1),)
+    options = (Option("initial_min_probability", least=0, most=1),)
 
-    def __init__(self, max_tokens: int = 12, initial_threshold: float = 0.8) -> None:
+    def __init__(self, max_tokens: int = 12, initial_min_probability: float = 0.8) -> None:
         self._max_tokens = max_tokens
-        self._threshold = initial_threshold
+        self._threshold = initial_min_probability
         self._acceptance_rate = 0.0
 
     def limits(self) -> Limits:
