@@ -11,9 +11,7 @@ export const STOP_RULES = {
   confidence: rule("Confidence", "after a token less likely than a fitted threshold", ["initial_threshold"]),
   entropy: rule("Entropy ceiling", "after a token with more entropy than a ceiling", ["max_entropy"], { longest: 40 }),
   goodput: rule("Goodput", "where the next candidate is not worth its time", []),
-  draft_verify: rule("Draft & Verify", "after a token less likely than a steered threshold", ["initial_min_probability"], {
-    longest: 12,
-  }),
+  draft_verify: rule("Draft & Verify", "below a steered probability", ["initial_min_probability"], { longest: 12 }),
   joint_confidence: rule("Joint confidence", "once some token of the block may well fail", ["max_failure"]),
   bandit: rule("Bandit", "by the rule that has yielded most, each tried in turn", []),
   tiers: rule("Tiers", "after 1, 3 or 7, by what was accepted of late", [], { longest: 7 }),
@@ -29,7 +27,7 @@ export const ACCEPT_RULES = {
   adasd: rule("AdaSD v1", "also what is nearer than an adapted distance", ["strict", "lossy_budget", "min_samples"]),
   adasd_kde: rule("AdaSD v2", "also by two density estimates of distances", ["lossy_budget", "min_samples"]),
   fly: rule("FLy", "also a mismatch that the target goes along with", ["min_entropy", "window", "lossy_budget"]),
-  consultant: rule("Consultant", "also what has been likely enough of late", ["max_surprisal", "weight", "lossy_budget"]),
+  consultant: rule("Consultant", "also what was likely enough of late", ["max_surprisal", "weight", "lossy_budget"]),
   typical: rule("Typical", "also what an uncertain target finds likely enough", ["epsilon", "delta", "lossy_budget"]),
   tolerance: rule("Tolerance", "also what failed by little of chance", ["tolerance", "lossy_budget"]),
 };
