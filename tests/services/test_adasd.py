@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
+from orchestrator import acceptance
 from tandem.compression import law, truncate_law
 from tandem.inference.runner import Block, ModelRunner
 from tandem.noise import NoiseStream
-from orchestrator import acceptance
 from tandem.policies import STOP_RULES
 from tandem.sampling import History, SamplingChain, SamplingParams
 from target_service.verification import Rule, verify
