@@ -6,13 +6,14 @@ along with.
 H3 the entropy, in nats, of the target's three likeliest tokens. Where it is lower the target all but knows its token,
 and a mismatch is an error; where the target, given the mismatch, would have said the same as the draft for a whole
 window, it was another wording. A mismatch without a full window behind it in its block is not forgiven. So a block
-needs at least 6 candidates for the rule to act at all: draft longer ones (the paper's have 15 to 25).
+needs at least 6 candidates for the rule to act at all: draft longer ones.
 
 [ours]: the three probabilities are taken to add up to 1 (the authors' code leaves them as they are, which differs where
-the three together are unlikely). The paper's test is the match at temperature 0; above 0 it is the ratio test here. A
-window then tells of later draws, so that no law of a single position bounds the change. But the text is the exact
-rule's until something was forgiven, and at a position that can happen with no more than the chance TV(p, q) of a
-rejection: this is charged wherever the gate is open, and the sum bounds TV(text, target's text) as ever.
+the three together are unlikely); and the window may end with the block (the code wants one more candidate behind it).
+The paper's test is the match at temperature 0; above 0 it is the ratio test here. A window then tells of later draws,
+so that no law of a single position bounds the change. But the text is the exact rule's until something was forgiven,
+and at a position that can happen with no more than the chance TV(p, q) of a rejection: this is charged wherever the
+gate is open, and the sum bounds TV(text, target's text) as ever.
 """
 
 from __future__ import annotations

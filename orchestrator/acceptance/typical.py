@@ -1,4 +1,4 @@
-"""Typical acceptance (Medusa, arXiv 2401.10774, section 2.3.1): let through what is not too unlikely for an uncertain
+"""Typical acceptance (Medusa, arXiv 2401.10774): let through what is not too unlikely for an uncertain
 target.
 
     accept iff p(x) > min(eps, delta exp(-H(p))),    eps = 0.09, delta = 0.3, H in nats

@@ -1,4 +1,4 @@
-"""The stop rule of Draft & Verify (arXiv 2309.08168, section 3.4): stop once the draft doubts its token, by a threshold
+"""The stop rule of Draft & Verify (arXiv 2309.08168): stop once the draft doubts its token, by a threshold
 that steers the share of accepted candidates.
 
     stop after a token with q(x) < th
@@ -9,9 +9,9 @@ After a round, with n_drafted, n_accepted and the cap L:
     goal <- th + 0.01 if AR < 0.9,  th elif n_drafted = L,  th - 0.01 otherwise
     th   <- 0.9 th + 0.1 goal
 
-Values and starts (th = 0.8, AR = 0, L = 12) are those of the authors' code. The token is kept, as ratio and block
-verification need of a rule that looks at q(x): only later tokens depend on it. [ours]: th stays in [0, 1]; a round
-without candidates changes nothing.
+Values and starts (th = 0.8, AR = 0) are those of the authors' code, L = 12 that of their measurements. The
+token is kept, as ratio and block verification need of a rule that looks at q(x): only later tokens depend on it.
+[ours]: th stays in [0, 1]; a round without candidates changes nothing.
 """
 
 from __future__ import annotations
