@@ -20,7 +20,7 @@ from tests.support.trio import Trio, trio
 LOSSLESS = [name for name, rule in acceptance.RULES.items() if issubclass(rule, acceptance.LosslessRule)]
 STOPS = list(stopping.RULES)
 # A sampled text of each pair of rules; all stop rules together are one sample.
-SAMPLES_OF_EACH = 60
+SAMPLES_OF_EACH = 30
 _CALLERS = 8
 
 
@@ -42,18 +42,19 @@ def test_every_drafter_is_in_the_matrix() -> None:
 @pytest.mark.parametrize("drafter", DRAFTERS)
 async def test_greedy_texts_are_the_targets_own(drafter: str) -> None:
     seed, vocabulary, prompt = 2, 64, [5, 6, 5, 6, 5]  # it repeats itself, so that look-up finds something
-    drafted = Counter[str]()
+    drafted, accepted = Counter[str](), 0
     async with trio(tiny_llama(seed), DRAFTERS[drafter](seed, vocabulary), byte_tokenizer(vocabulary)) as services:
-        alone = await services.complete(prompt, max_tokens=60)
+        alone = await services.complete(prompt, max_tokens=24)
         for accept in LOSSLESS:
             for stop, policy in policies(accept).items():
-                found = await services.complete(prompt, policy=policy, max_tokens=60)
+                found = await services.complete(prompt, policy=policy, max_tokens=24)
                 report = found.finish.speculation
                 assert (report.stop_rule, report.accept_rule) == (stop, accept)
                 assert found.token_ids == alone.token_ids, (accept, stop)
                 assert not report.lossy and report.lossy_charge == 0
-                drafted[stop] += report.accepted_tokens
-    assert all(drafted[stop] > 0 for stop in STOPS)
+                drafted[stop] += report.drafted_tokens
+                accepted += report.accepted_tokens
+    assert all(drafted[stop] > 0 for stop in STOPS) and accepted > 0
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)
@@ -61,13 +62,13 @@ async def test_coupled_texts_are_the_targets_own_for_their_seeds(drafter: str) -
     seed, vocabulary, prompt = 3, 64, [5, 6, 5, 6, 5]
     async with trio(tiny_llama(seed), DRAFTERS[drafter](seed, vocabulary), byte_tokenizer(vocabulary)) as services:
         for sampling in ({"temperature": 1.0, "seed": 7}, {"temperature": 0.7, "top_p": 0.9, "seed": 2**64 - 1}):
-            alone = await services.complete(prompt, max_tokens=30, sampling=sampling)
+            alone = await services.complete(prompt, max_tokens=16, sampling=sampling)
             for stop, policy in policies("coupled").items():
-                found = await services.complete(prompt, policy=policy, max_tokens=30, sampling=sampling)
+                found = await services.complete(prompt, policy=policy, max_tokens=16, sampling=sampling)
                 assert found.token_ids == alone.token_ids, stop
 
 
-@pytest.mark.parametrize("accept", LOSSLESS)
+@pytest.mark.parametrize("accept", [name for name in LOSSLESS if name != "coupled"])  # whose texts are known one by one
 @pytest.mark.parametrize("drafter", DRAFTERS)
 async def test_sampled_texts_have_the_targets_law(drafter: str, accept: str) -> None:
     """By chi-square over pairs of tokens, as in `pair_law`, with its error rate: the law is one for all stop rules, so

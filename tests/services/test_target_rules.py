@@ -43,7 +43,7 @@ async def test_what_is_let_through_is_counted_charged_and_bounded(
 ) -> None:
     async def ask(budget: float | None):
         return await services.complete(
-            PROMPT, policy=policy("fixed", accept, **RULES[accept], lossy_budget=budget), max_tokens=100,
+            PROMPT, policy=policy("fixed", accept, **RULES[accept], lossy_budget=budget), max_tokens=60,
             sampling={"temperature": temperature, "seed": 3}, audit=True,
         )  # fmt: skip
 
@@ -53,13 +53,12 @@ async def test_what_is_let_through_is_counted_charged_and_bounded(
     assert free.accept_rule == accept and free.lossy == acts
     assert free.lossy_tokens == sources.count(LET_THROUGH) and (free.lossy_tokens > 0) == acts
     assert free.lossy_charge == free.lossy_tokens if temperature == 0 else free.lossy_charge > 0
-    for budget in (1.0, 2.0):
-        bounded = (await ask(budget)).finish.speculation
-        assert bounded.lossy_charge <= budget and bounded.lossy_tokens <= free.lossy_tokens
+    bounded = (await ask(1.0)).finish.speculation
+    assert bounded.lossy_charge <= 1.0
     nothing = await ask(0.0)
     length = RULES[accept]["max_tokens"]
     exact = await services.complete(
-        PROMPT, policy=policy("fixed", "ratio", max_tokens=length), max_tokens=100,
+        PROMPT, policy=policy("fixed", "ratio", max_tokens=length), max_tokens=60,
         sampling={"temperature": temperature, "seed": 3},
     )  # fmt: skip
     assert nothing.token_ids == exact.token_ids and not nothing.finish.speculation.lossy
@@ -67,7 +66,7 @@ async def test_what_is_let_through_is_counted_charged_and_bounded(
 
 async def test_each_token_that_typical_acceptance_lets_through_passes_its_test(services: Trio) -> None:
     """p and H of the audit are those of the token's place; at temperature 0 the guard asks for p as well."""
-    found = await services.complete(PROMPT, policy=policy("fixed", "typical"), max_tokens=150, audit=True)
+    found = await services.complete(PROMPT, policy=policy("fixed", "typical"), max_tokens=80, audit=True)
     through = [token for token in found.tokens if token.source == LET_THROUGH]
     assert len(through) > 5
     for token in through:
@@ -76,24 +75,20 @@ async def test_each_token_that_typical_acceptance_lets_through_passes_its_test(s
 
 
 @pytest.mark.parametrize("accept", ["fly", "consultant", "typical"])
-async def test_they_act_without_a_distribution_of_the_draft(accept: str) -> None:
+async def test_they_act_on_what_was_looked_up_in_the_text(accept: str) -> None:
+    """Of which they need no distribution."""
     async with trio(tiny_llama(2), PromptLookupDrafter(), TOKENIZER) as services:
         rules = policy("fixed", accept, **{**RULES[accept], **({"window": 1} if accept == "fly" else {})})
-        found = await services.complete([5, 6, 7] * 4, policy=rules, max_tokens=150)
-        report = found.finish.speculation
-        distance = await services.complete(
-            [5, 6, 7] * 4, policy=policy("fixed", "jsd", threshold=1.0), max_tokens=150
-        )
+        report = (await services.complete([5, 6, 7] * 4, policy=rules, max_tokens=100)).finish.speculation
     assert report.lossy_tokens == report.lossy_charge > 0
-    assert distance.finish.speculation.lossy_tokens == 0
 
 
 @pytest.mark.parametrize("accept", RULES)
 async def test_what_the_request_forbids_is_not_let_through(services: Trio, accept: str) -> None:
-    """The target forbids half of the tokens that the draft, whose chain is the same, still knows nothing of."""
+    """Under top-k of 2 the draft's two tokens are often not the target's: p of those is 0."""
     sampling = {"temperature": 1.0, "seed": 5, "top_k": 2}
     found = await services.complete(
-        PROMPT, policy=policy("fixed", accept, **RULES[accept]), max_tokens=80, sampling=sampling, audit=True
+        PROMPT, policy=policy("fixed", accept, **RULES[accept]), max_tokens=40, sampling=sampling, audit=True
     )
     assert found.finish.speculation.drafted_tokens > 0
     assert all(math.isfinite(token.target_log_probability) for token in found.tokens)
@@ -145,8 +140,8 @@ async def test_a_rule_that_the_contract_does_not_know_drives_a_completion(
         stop=policy_pb2.StopPolicy(named=named(name="toy-pairs", options={"pairs": 2})),
         accept=policy_pb2.AcceptPolicy(named=named(name="toy-at-most", options={"most": 3})),
     )
-    alone = await services.complete(PROMPT, max_tokens=60)
-    found = await services.complete(PROMPT, policy=rules, max_tokens=60)
+    alone = await services.complete(PROMPT, max_tokens=40)
+    found = await services.complete(PROMPT, policy=rules, max_tokens=40)
     report = found.finish.speculation
     assert found.token_ids == alone.token_ids
     assert (report.stop_rule, report.accept_rule) == ("toy-pairs", "toy-at-most")
