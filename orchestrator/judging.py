@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, Verification
+from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, TargetNumbers, Verification
 from tandem.noise import NoiseStream, Purpose
 from tandem.v1 import block_pb2, target_pb2
 
@@ -36,6 +36,12 @@ def positions(
             distance=Bracket(verified.distances_lower[index], verified.distances_upper[index]) if measured else None,
             tv=verified.total_variations[index] if measured else None,
             exact_only=token in stop_token_ids,
+            target=TargetNumbers(
+                log_p=verified.log_probabilities[index],
+                max_log_p=verified.max_log_probabilities[index],
+                entropy=verified.entropies[index],
+                top3_entropy=verified.top3_entropies[index],
+            ),
         )
         for index, token in enumerate(block.token_ids)
     ]

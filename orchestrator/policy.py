@@ -1,18 +1,23 @@
-"""From the policy of a request to its two rules; what is out of range is refused with its field."""
+"""From the policy of a request to its two rules; what is out of range is refused with its field.
+
+Rules are named, and declare their options, where they are written; `registry.py` of `stopping/` and of `acceptance/`
+lists them. A rule that the contract knows has a message of its own, with a field for each option; any rule can be had
+by its name, too (`NamedRule`).
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from google.protobuf.message import Message
-
 from orchestrator import acceptance, stopping
+from orchestrator.options import Option, Value
 from tandem.rpc.errors import TandemError
 from tandem.v1 import policy_pb2
 
-_MOST_CANDIDATES = 64
+_MAX_TOKENS = Option("max_tokens", least=1, most=64, kind=int)
 _MOST_BRANCHES = 64
+_DEFAULT = "adasd"
 
 
 def build_stop_rule(
@@ -26,29 +31,23 @@ def build_stop_rule(
 
     experience: what completions have learnt together, for rules that use it; key: of what acceptance depends on.
     """
-    options = _Options(policy, path)
-    options.number("max_tokens", least=1, most=_MOST_CANDIDATES)
-    rule = policy.WhichOneof("rule") or "adasd"
-    own = _Options(getattr(policy, rule), f"{path}.{rule}", options.given)
-    match rule:
-        case "fixed":
-            return stopping.FixedLength(*options.given.values())
-        case "adasd":
-            own.number("cold_max_tokens", least=1, most=_MOST_CANDIDATES)
-            return stopping.AdaSd(**own.given)
-        case "adaedl":
-            own.number("initial_lambda", least=0, most=1)
-            own.number("gamma", above=0)
-            return stopping.AdaEdl(**own.given)
-        case "confidence":
-            own.number("initial_threshold", least=0, most=1)
-            return stopping.Confidence(**own.given)
-        case "entropy":
-            own.number("max_entropy", least=0)
-            return stopping.EntropyCeiling(**own.given)
-        case "goodput":
-            return stopping.Goodput(**own.given, experience=experience, key=key)
-    raise TandemError.not_supported(f"{path}.{rule}", "this service has no such stop rule")
+    given: dict[str, Any] = {}
+    if policy.HasField("max_tokens"):
+        given["max_tokens"] = _read(_MAX_TOKENS, policy.max_tokens, f"{path}.max_tokens")
+    rule, options = _chosen(policy, stopping.RULES, path, "stop")
+    if issubclass(rule, stopping.LearnsTogether):
+        given |= {"experience": experience, "key": key}
+    built: stopping.StopRule = rule(**given, **options)
+    return built
+
+
+def build_accept_rule(
+    policy: policy_pb2.AcceptPolicy, *, greedy: bool, path: str = "speculation.accept"
+) -> acceptance.AcceptRule:
+    """The accept rule, in its first state. greedy: temperature 0. Raises TandemError INVALID_FIELD."""
+    rule, options = _chosen(policy, acceptance.RULES, path, "accept")
+    built: acceptance.AcceptRule = rule(greedy=greedy, **options)
+    return built
 
 
 def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculation") -> int | None:
@@ -62,67 +61,39 @@ def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculat
     return policy.look_ahead
 
 
-def build_accept_rule(
-    policy: policy_pb2.AcceptPolicy, *, greedy: bool, path: str = "speculation.accept"
-) -> acceptance.AcceptRule:
-    """The accept rule, in its first state. greedy: temperature 0. Raises TandemError INVALID_FIELD."""
-    rule = policy.WhichOneof("rule") or "adasd"
-    own = _Options(getattr(policy, rule), f"{path}.{rule}", {"greedy": greedy})
-    match rule:
-        case "exact":
-            return acceptance.Exact(greedy=greedy)
-        case "ratio":
-            return acceptance.RatioTest(greedy=greedy)
-        case "block":
-            return acceptance.BlockVerification(greedy=greedy)
-        case "coupled":
-            return acceptance.Coupled(greedy=greedy)
-        case "jsd":
-            own.number("threshold", least=0, most=1, needed=True)
-            own.number("lossy_budget", least=0)
-            return acceptance.FixedDistance(**own.given)
-        case "adasd":
-            own.number("lossy_budget", least=0)
-            own.number("min_samples", least=1)
-            return acceptance.AdaSd(strict=policy.adasd.strict, **own.given)
-        case "adasd_kde":
-            own.number("lossy_budget", least=0)
-            own.number("min_samples", least=1)
-            return acceptance.AdaSdKde(**own.given)
-    raise TandemError.not_supported(f"{path}.{rule}", "this service has no such accept rule")
+def _chosen(
+    policy: policy_pb2.StopPolicy | policy_pb2.AcceptPolicy, rules: Mapping[str, type[Any]], path: str, kind: str
+) -> tuple[type[Any], dict[str, Value]]:
+    """The rule that is asked for and its options, as its constructor takes them."""
+    field = policy.WhichOneof("rule") or _DEFAULT
+    if field == "named":
+        name, where, values = policy.named.name, f"{path}.named.options", dict(policy.named.options)
+        if name not in rules:
+            raise TandemError.invalid_field(
+                f"{path}.named.name", f"there is no {kind} rule {name!r}; there are {_listed(rules)}"
+            )
+    else:
+        name, where = field.replace("_", "-"), f"{path}.{field}"
+        values = {option.name: value for option, value in getattr(policy, field).ListFields()}
+        if name not in rules:
+            raise TandemError.not_supported(where, f"this service has no such {kind} rule")
+    rule = rules[name]
+    known: dict[str, Option] = {option.name: option for option in rule.options}
+    for unknown in sorted(values.keys() - known.keys()):
+        there_are = f"there are {_listed(known)}" if known else "it has none"
+        raise TandemError.invalid_field(f"{where}.{unknown}", f"{name} has no such option; {there_are}")
+    for option in known.values():
+        if option.needed and option.name not in values:
+            raise TandemError.invalid_field(f"{where}.{option.name}", "is needed")
+    return rule, {option: _read(known[option], value, f"{where}.{option}") for option, value in values.items()}
 
 
-class _Options:
-    """Collects the options of `message` that are set, as keyword arguments in `given`."""
+def _read(option: Option, value: Value, path: str) -> Value:
+    try:
+        return option.read(value)
+    except ValueError as error:
+        raise TandemError.invalid_field(path, str(error)) from error
 
-    def __init__(self, message: Message, path: str, given: dict[str, Any] | None = None) -> None:
-        self._message = message
-        self._path = path
-        self.given: dict[str, Any] = dict(given or {})
 
-    def number(
-        self,
-        name: str,
-        *,
-        least: float | None = None,
-        above: float | None = None,
-        most: float | None = None,
-        needed: bool = False,
-    ) -> None:
-        """Takes the finite number `name` in [least, most] or (above, infinity)."""
-        if not self._message.HasField(name):
-            if needed:
-                raise TandemError.invalid_field(f"{self._path}.{name}", "is needed")
-            return
-        value = getattr(self._message, name)
-        fits = (
-            math.isfinite(value)
-            and (least is None or value >= least)
-            and (above is None or value > above)
-            and (most is None or value <= most)
-        )
-        if not fits:
-            bounds = f"above {above}" if above is not None else f"at least {least}"
-            wanted = bounds if most is None else f"in [{least}, {most}]"
-            raise TandemError.invalid_field(f"{self._path}.{name}", f"must be {wanted}, not {value}")
-        self.given[name] = value
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -51,9 +51,13 @@ def spent(policy: policy_pb2.AcceptPolicy) -> policy_pb2.AcceptPolicy:
     rest = policy_pb2.AcceptPolicy()
     rest.CopyFrom(policy)
     rule = rest.WhichOneof("rule")
-    options = getattr(rest, rule) if rule is not None else None
-    if options is not None and "lossy_budget" in options.DESCRIPTOR.fields_by_name and options.HasField("lossy_budget"):
-        options.lossy_budget = 0.0
+    if rule == "named":
+        if "lossy_budget" in rest.named.options:
+            rest.named.options["lossy_budget"] = 0.0
+    elif rule is not None:
+        options = getattr(rest, rule)
+        if "lossy_budget" in options.DESCRIPTOR.fields_by_name and options.HasField("lossy_budget"):
+            options.lossy_budget = 0.0
     return rest
 
 

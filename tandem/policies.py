@@ -9,11 +9,14 @@ from google.protobuf.message import Message
 
 from tandem.v1 import policy_pb2
 
+#: Before the name of a rule that the contract has no message for, but the service may have.
+NAMED = "named:"
+
 
 def _rule_fields(message: type[Message]) -> dict[str, str]:
-    """Field of each rule by its name."""
+    """Field of each rule that has a message of its own, by its name."""
     fields = message.DESCRIPTOR.oneofs_by_name["rule"].fields
-    return {field.name.replace("_", "-"): field.name for field in fields}
+    return {field.name.replace("_", "-"): field.name for field in fields if field.name != "named"}
 
 
 _STOP_FIELDS = _rule_fields(policy_pb2.StopPolicy)
@@ -26,31 +29,34 @@ ACCEPT_RULES: tuple[str, ...] = tuple(_ACCEPT_FIELDS)
 def policy_from_names(
     stop: str = "adasd", accept: str = "adasd", **options: float | None
 ) -> policy_pb2.SpeculationPolicy:
-    """The policy of a stop rule and an accept rule.
+    """The policy of a stop rule and an accept rule; `named:x` is the rule x of the service, which this package need
+    not know.
 
     options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`,
-    most candidates of a block; None leaves one unset. Their ranges are checked by the service.
+    most candidates of a block; None leaves one unset. Their ranges are checked by the service. What no other rule
+    has is an option of the one that is `named`.
 
     Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has
-    and for a value that its field cannot hold, and where `jsd` lacks its threshold.
+    and for a value that its field cannot hold, where `jsd` lacks its threshold, and for an option of which it cannot
+    be said whose it is, as both rules are `named`.
     """
     policy = policy_pb2.SpeculationPolicy()
-    stop_rule = _select(policy.stop, "stop", stop, _STOP_FIELDS)
-    accept_rule = _select(policy.accept, "accept", accept, _ACCEPT_FIELDS)
+    rules = _select(policy.stop, "stop", stop, _STOP_FIELDS), _select(policy.accept, "accept", accept, _ACCEPT_FIELDS)
+    named = [rule for rule in rules if isinstance(rule, policy_pb2.NamedRule)]
+    typed = [rule for rule in rules if not isinstance(rule, policy_pb2.NamedRule)]
     for name, value in options.items():
         if value is None:
             continue
-        if name == "max_tokens":
-            holder: Message = policy.stop
-        elif name in stop_rule.DESCRIPTOR.fields_by_name:
-            holder = stop_rule
-        elif name in accept_rule.DESCRIPTOR.fields_by_name:
-            holder = accept_rule
-        else:
-            rules = f"the stop rule {stop!r} nor the accept rule {accept!r}"
-            raise ValueError(f"neither {rules} has an option {name!r}")
+        holder = policy.stop if name == "max_tokens" else _holder(typed, name)
+        if holder is None and not named:
+            raise ValueError(f"neither the stop rule {stop!r} nor the accept rule {accept!r} has an option {name!r}")
+        if holder is None and len(named) > 1:
+            raise ValueError(f"{name} may be an option of {stop!r} and of {accept!r}: give the policy as a message")
         try:
-            setattr(holder, name, value)
+            if holder is None:
+                named[0].options[name] = value
+            else:
+                setattr(holder, name, value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} cannot be {value!r}: {error}") from error
     if accept == "jsd" and not policy.accept.jsd.HasField("threshold"):
@@ -58,12 +64,21 @@ def policy_from_names(
     return policy
 
 
-def _select(policy: Message, kind: str, name: str, fields: dict[str, str]) -> Message:
+def _select(
+    policy: policy_pb2.StopPolicy | policy_pb2.AcceptPolicy, kind: str, name: str, fields: dict[str, str]
+) -> Message:
+    if name.startswith(NAMED):
+        policy.named.name = name.removeprefix(NAMED)
+        return policy.named
     if name not in fields:
         raise ValueError(f"unknown {kind} rule {name!r}; there are {', '.join(fields)}")
-    rule = getattr(policy, fields[name])
+    rule: Message = getattr(policy, fields[name])
     rule.SetInParent()
     return rule
+
+
+def _holder(rules: list[Message], option: str) -> Message | None:
+    return next((rule for rule in rules if option in rule.DESCRIPTOR.fields_by_name), None)
 
 
 #: Policies that have a name of their own, besides those of their rules.

@@ -3,7 +3,8 @@
     accept iff d(p, q) < T_V,    T_V = (mean d of accepted + mean d of rejected) / 2
 
 The paper's example: mean accepted 0.15, mean rejected 0.49, T_V = 0.32. Silent points are filled as in
-`lossy.py`, and [ours]: T_V waits until both groups hold `min_samples`, until then the exact rule decides;
+`lossy.py` and `distance_rule.py`, and [ours]: T_V waits until both groups hold `min_samples`, until then the exact
+rule decides;
 rejections by the support guard enter neither group; T_V changes between rounds, not within a block.
 
 Strict is the paper's literal rule: past the cold start d alone decides, also against the exact test, and a
@@ -16,21 +17,18 @@ accepted [ours].
 from __future__ import annotations
 
 from orchestrator.acceptance.base import Bracket, Position, Sample, Source
+from orchestrator.acceptance.distance_rule import DistanceRule, threshold_chances
 from orchestrator.acceptance.lossless import accepts
-from orchestrator.acceptance.lossy import (
-    LossyRule,
-    Verdict,
-    exact_verdict,
-    threshold_chances,
-    total_variation,
-)
+from orchestrator.acceptance.lossy import BUDGET, Verdict, exact_verdict, total_variation
+from orchestrator.options import Option
 from orchestrator.running_mean import RunningMean
 
 
-class AdaSd(LossyRule):
+class AdaSd(DistanceRule):
     """min_samples: samples that each group needs before T_V acts, at least 1."""
 
     name = "adasd"
+    options = (Option("strict", kind=bool), BUDGET, Option("min_samples", least=1, kind=int))
 
     def __init__(
         self, *, greedy: bool, strict: bool = False, lossy_budget: float | None = None, min_samples: int = 5

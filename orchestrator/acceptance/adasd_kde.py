@@ -18,15 +18,18 @@ import math
 
 from orchestrator.acceptance.base import Bracket, Sample
 from orchestrator.acceptance.density import Density
-from orchestrator.acceptance.lossy import LossyRule
+from orchestrator.acceptance.distance_rule import DistanceRule
+from orchestrator.acceptance.lossy import BUDGET
+from orchestrator.options import Option
 
 _MOST_STEPS = 64
 
 
-class AdaSdKde(LossyRule):
+class AdaSdKde(DistanceRule):
     """min_samples: samples that each group needs before the estimates act, at least 1."""
 
     name = "adasd-kde"
+    options = (BUDGET, Option("min_samples", least=1, kind=int))
 
     def __init__(self, *, greedy: bool, lossy_budget: float | None = None, min_samples: int = 5) -> None:
         super().__init__(greedy=greedy, lossy_budget=lossy_budget)

@@ -46,6 +46,20 @@ class Bracket:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetNumbers:
+    """What the target says of a candidate's position, in nats.
+
+    log_p: log p(x), -infinity where p(x) = 0. max_log_p: of the likeliest token. entropy: H(p). top3_entropy: of the
+    three likeliest tokens, taken to add up to 1.
+    """
+
+    log_p: float
+    max_log_p: float
+    entropy: float
+    top3_entropy: float
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """One candidate and what is known of it after verification.
 
@@ -57,6 +71,7 @@ class Position:
     distance, tv: d and the total variation of p and q; None where q was not sent (a drafter without
     distribution).
     exact_only: an end or stop token, which only the exact rule may accept.
+    target: its numbers; None where they are not known, which is so in tests only.
     """
 
     token: int
@@ -69,6 +84,7 @@ class Position:
     tv: float | None = None
     exact_only: bool = False
     v: float = 0.0
+    target: TargetNumbers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ divergence and mean nothing here.
 from __future__ import annotations
 
 from orchestrator.acceptance.base import Bracket
-from orchestrator.acceptance.lossy import LossyRule, threshold_chances
+from orchestrator.acceptance.distance_rule import DistanceRule, threshold_chances
+from orchestrator.acceptance.lossy import BUDGET
+from orchestrator.options import Option
 
 
-class FixedDistance(LossyRule):
+class FixedDistance(DistanceRule):
     """threshold: in [0, 1], on d (not its square); 0 accepts nothing more than the exact rule."""
 
     name = "jsd"
+    options = (Option("threshold", least=0, most=1, needed=True), BUDGET)
 
     def __init__(self, threshold: float, *, greedy: bool, lossy_budget: float | None = None) -> None:
         super().__init__(greedy=greedy, lossy_budget=lossy_budget)

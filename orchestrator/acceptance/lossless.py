@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.acceptance.base import Judgement, Position, Source, Verification
+from orchestrator.options import Option
 
 
 def accepts(position: Position) -> bool:
@@ -31,6 +32,7 @@ class LosslessRule:
     """Token by token, no state. Subclasses name the exact rule at temperatures above 0."""
 
     name: str
+    options: tuple[Option, ...] = ()
     lossy = False
     needs_distance = False
     charge = 0.0

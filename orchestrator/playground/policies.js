@@ -11,6 +11,10 @@ export const STOP_RULES = {
   confidence: rule("Confidence", "after a token less likely than a fitted threshold", ["initial_threshold"]),
   entropy: rule("Entropy ceiling", "after a token with more entropy than a ceiling", ["max_entropy"], { longest: 40 }),
   goodput: rule("Goodput", "where the next candidate is not worth its time", []),
+  draft_verify: rule("Draft & Verify", "below a steered probability", ["initial_min_probability"], { longest: 12 }),
+  joint_confidence: rule("Joint confidence", "once some token of the block may well fail", ["max_failure"]),
+  bandit: rule("Bandit", "by the rule that has yielded most, each tried in turn", []),
+  tiers: rule("Tiers", "after 1, 3 or 7, by what was accepted of late", [], { longest: 7 }),
 };
 
 /** promise: of the text, at a temperature above 0; see `promise`. */
@@ -22,6 +26,10 @@ export const ACCEPT_RULES = {
   jsd: rule("JS distance", "also what is nearer than a fixed distance", ["threshold", "lossy_budget"]),
   adasd: rule("AdaSD v1", "also what is nearer than an adapted distance", ["strict", "lossy_budget", "min_samples"]),
   adasd_kde: rule("AdaSD v2", "also by two density estimates of distances", ["lossy_budget", "min_samples"]),
+  fly: rule("FLy", "also a mismatch that the target goes along with", ["min_entropy", "window", "lossy_budget"]),
+  consultant: rule("Consultant", "also what was likely enough of late", ["max_surprisal", "weight", "lossy_budget"]),
+  typical: rule("Typical", "also what an uncertain target finds likely enough", ["epsilon", "delta", "lossy_budget"]),
+  tolerance: rule("Tolerance", "also what failed by little of chance", ["tolerance", "lossy_budget"]),
 };
 
 function rule(label, says, options, { longest = 20, promise = "none" } = {}) {
@@ -36,9 +44,18 @@ export const OPTIONS = {
   gamma: { label: "γ", kind: "number", unset: "0.2" },
   initial_threshold: { label: "Threshold at the start", kind: "number", unset: "0.4" },
   max_entropy: { label: "Ceiling, nats", kind: "number", unset: "0.6" },
+  initial_min_probability: { label: "Probability at the start", kind: "number", unset: "0.8" },
+  max_failure: { label: "Chance of a failure", kind: "number", unset: "0.3" },
   threshold: { label: "Threshold, 0 to 1", kind: "number", unset: "needed" },
   lossy_budget: { label: "Lossy budget, TV", kind: "number", unset: "no limit" },
   min_samples: { label: "Samples to begin", kind: "integer", unset: "5" },
+  min_entropy: { label: "Gate, nats", kind: "number", unset: "0.3" },
+  window: { label: "Matches behind it", kind: "integer", unset: "5" },
+  max_surprisal: { label: "Surprisal, nats", kind: "number", unset: "2" },
+  weight: { label: "Weight of the newest", kind: "number", unset: "0.8" },
+  epsilon: { label: "ε", kind: "number", unset: "0.09" },
+  delta: { label: "δ", kind: "number", unset: "0.3" },
+  tolerance: { label: "Tolerance, 0 to 1", kind: "number", unset: "0.3" },
   strict: { label: "Strict: distance alone", kind: "flag" },
 };
 
@@ -99,10 +116,9 @@ export function summary(policy) {
 export function promise(policy, temperature) {
   if (policy.off) return "text";
   const rule = ACCEPT_RULES[policy.accept].promise;
-  const { threshold, lossy_budget: budget } = policy.options;
-  const isLossless = rule !== "none" || isZero(budget);
-  const lossless = isLossless || (policy.accept === "jsd" && isZero(threshold));
-  if (!lossless) return "none";
+  const { threshold, tolerance, lossy_budget: budget } = policy.options;
+  const acts = { jsd: !isZero(threshold), tolerance: !isZero(tolerance) && temperature > 0 }[policy.accept] ?? true;
+  if (rule === "none" && acts && !isZero(budget)) return "none";
   return rule === "text" || temperature === 0 ? "text" : "law";
 }
 

@@ -14,6 +14,7 @@ token is drafted; a round without candidates changes nothing.
 
 from __future__ import annotations
 
+from orchestrator.options import Option
 from orchestrator.stopping.base import Limits, RoundOutcome
 
 _ACCEPTANCE_MEMORY = 0.5
@@ -26,6 +27,7 @@ class AdaEdl:
     """max_tokens: the cap L. initial_lambda: in [0, 1]. gamma: above 0."""
 
     name = "adaedl"
+    options = (Option("initial_lambda", least=0, most=1), Option("gamma", above=0))
 
     def __init__(self, max_tokens: int = 20, initial_lambda: float = 0.5, gamma: float = 0.2) -> None:
         self._max_tokens = max_tokens

@@ -8,6 +8,7 @@ only, so every exact rule stays exact. T_G is a plain cumulative mean since the 
 
 from __future__ import annotations
 
+from orchestrator.options import Option
 from orchestrator.running_mean import RunningMean
 from orchestrator.stopping.base import Limits, RoundOutcome
 
@@ -16,6 +17,7 @@ class AdaSd:
     """max_tokens: the paper's hard cap W. cold_max_tokens: cap until the first rejection gives T_G [ours]."""
 
     name = "adasd"
+    options = (Option("cold_max_tokens", least=1, most=64, kind=int),)
 
     def __init__(self, max_tokens: int = 20, cold_max_tokens: int = 5) -> None:
         self._max_tokens = max_tokens

@@ -63,6 +63,10 @@ class RoundOutcome:
     costs: RoundCosts | None = None
 
 
+class LearnsTogether:
+    """A stop rule that learns with other completions: built with `experience` and `key`, besides its options."""
+
+
 class StopRule(Protocol):
     """When to stop drafting, for one completion."""
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import groupby
 
+from orchestrator.options import Option
 from orchestrator.stopping.base import Limits, RoundOutcome
 
 _PAIRS_NEEDED = 6
@@ -27,6 +28,7 @@ class Confidence:
     """max_tokens: hard cap. initial_threshold: tau before the first fit, in [0, 1]."""
 
     name = "confidence"
+    options = (Option("initial_threshold", least=0, most=1),)
 
     def __init__(self, max_tokens: int = 20, initial_threshold: float = 0.4) -> None:
         self._max_tokens = max_tokens

@@ -6,6 +6,7 @@ H(q) > 0.6; at most 40 candidates. The token is kept; the rule looks at its dist
 
 from __future__ import annotations
 
+from orchestrator.options import Option
 from orchestrator.stopping.base import Limits, RoundOutcome
 
 
@@ -13,6 +14,7 @@ class EntropyCeiling:
     """max_tokens: hard cap. max_entropy: the ceiling in nats."""
 
     name = "entropy"
+    options = (Option("max_entropy", least=0),)
 
     def __init__(self, max_tokens: int = 40, max_entropy: float = 0.6) -> None:
         self._limits = Limits(max_tokens=max_tokens, max_entropy_after=max_entropy)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from orchestrator.options import Option
 from orchestrator.stopping.base import Limits, RoundOutcome
 
 
 class FixedLength:
-    """`length` candidates in every block."""
+    """`max_tokens` candidates in every block."""
 
     name = "fixed"
+    options: tuple[Option, ...] = ()
 
-    def __init__(self, length: int = 5) -> None:
-        self._limits = Limits(max_tokens=length)
+    def __init__(self, max_tokens: int = 5) -> None:
+        self._limits = Limits(max_tokens=max_tokens)
 
     def limits(self) -> Limits:
         return self._limits

@@ -31,7 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.look_ahead.corrections import CorrectionShares
-from orchestrator.stopping.base import Limits, RoundOutcome
+from orchestrator.options import Option
+from orchestrator.stopping.base import LearnsTogether, Limits, RoundOutcome
 from orchestrator.stopping.costs import Costs, Recent
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
 
@@ -66,10 +67,11 @@ class Experience:
         return self.corrections.setdefault(key, CorrectionShares(is_shared=is_shared))
 
 
-class Goodput:
+class Goodput(LearnsTogether):
     """max_tokens: the cap. experience: shared with other completions. key: of its curve."""
 
     name = "goodput"
+    options: tuple[Option, ...] = ()
 
     def __init__(self, max_tokens: int = 20, experience: Experience | None = None, key: object = None) -> None:
         experience = experience or Experience()

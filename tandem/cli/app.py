@@ -132,6 +132,7 @@ def complete(
     threshold: flags.Threshold = None,
     strict: flags.Strict = False,
     lossy_budget: flags.LossyBudget = None,
+    rule_option: flags.RuleOption = None,
     max_tokens: flags.MaxTokens = None,
     temperature: flags.Temperature = 0.0,
     top_k: flags.TopK = None,
@@ -184,12 +185,12 @@ def complete(
     request = build_request(
         RequestOptions(
             stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold, strict=strict,
-            lossy_budget=lossy_budget, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty, logit_bias=logit_bias or [], seed=seed, stop_text=stop_text or [],
-            stop_token=stop_token or [], ignore_end=ignore_end, include_stop=include_stop, min_tokens=min_tokens, n=n,
-            json_schema=json_schema, regex=regex, choice=choice or [], log_probabilities=log_probabilities, echo=echo,
-            priority=priority, audit=audit,
+            lossy_budget=lossy_budget, rule_option=rule_option or [], max_tokens=max_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or [],
+            seed=seed, stop_text=stop_text or [], stop_token=stop_token or [], ignore_end=ignore_end,
+            include_stop=include_stop, min_tokens=min_tokens, n=n, json_schema=json_schema, regex=regex,
+            choice=choice or [], log_probabilities=log_probabilities, echo=echo, priority=priority, audit=audit,
         )
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.cli.grammars import grammar_of
-from tandem.policies import ACCEPT_RULES, STOP_RULES, policy_from_names
+from tandem.policies import ACCEPT_RULES, NAMED, STOP_RULES, policy_from_names
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling
 from tandem.v1 import completion_pb2, policy_pb2, sampling_pb2
@@ -49,14 +49,21 @@ Weights = Annotated[
 DraftWeights = Annotated[str | None, typer.Option(help="The draft's linear layers; those of --weights if unset.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each model; all cores if unset.")]
 
-StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}.")]
-AcceptRule = Annotated[str, typer.Option("--accept", metavar="RULE", help=f"Accept rule: {', '.join(ACCEPT_RULES)}.")]
+_ANY = f"{NAMED}NAME is any that the orchestrator has"
+StopRule = Annotated[str, typer.Option("--stop", metavar="RULE", help=f"Stop rule: {', '.join(STOP_RULES)}; {_ANY}.")]
+AcceptRule = Annotated[
+    str, typer.Option("--accept", metavar="RULE", help=f"Accept rule: {', '.join(ACCEPT_RULES)}; {_ANY}.")
+]
 Policy = Annotated[str, typer.Option("--policy", metavar="on|off", help="off: no speculation, the target alone.")]
 DraftTokens = Annotated[
     int | None, typer.Option(min=1, max=64, help="Most candidates of a block; the rule's own if unset.")
 ]
 Threshold = Annotated[float | None, typer.Option(help="jsd, which needs it: distance below which it accepts, 0 to 1.")]
 Strict = Annotated[bool, typer.Option("--strict", help="adasd: the paper's literal rule.")]
+RuleOption = Annotated[
+    list[str] | None,
+    typer.Option("--rule-option", metavar="NAME=NUMBER", help="Any option of the two rules, by its field. Repeatable."),
+]
 LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation; no limit if unset.")]
 
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; 1024 if unset.")]
@@ -109,6 +116,7 @@ class RequestOptions:
     threshold: float | None = None
     strict: bool = False
     lossy_budget: float | None = None
+    rule_option: list[str] = field(default_factory=list)
     max_tokens: int | None = None
     temperature: float = 0.0
     top_k: int | None = None
@@ -165,14 +173,23 @@ def _policy(options: RequestOptions) -> policy_pb2.SpeculationPolicy:
         return policy_pb2.SpeculationPolicy(off=True)
     if options.policy != "on":
         raise ValueError(f"unknown policy {options.policy!r}; there are on, off")
-    return policy_from_names(
-        options.stop,
-        options.accept,
-        max_tokens=options.draft_tokens,
-        threshold=options.threshold,
-        strict=options.strict or None,
-        lossy_budget=options.lossy_budget,
-    )
+    given: dict[str, float | None] = {
+        "max_tokens": options.draft_tokens,
+        "threshold": options.threshold,
+        "strict": options.strict or None,
+        "lossy_budget": options.lossy_budget,
+    }
+    for entry in options.rule_option:
+        name, equals, value = entry.partition("=")
+        if given.get(name) is not None:
+            raise ValueError(f"rule_option: {name} is given twice")
+        try:
+            if not (name.isidentifier() and equals):
+                raise ValueError
+            given[name] = int(value) if value.isdecimal() else float(value)
+        except ValueError:
+            raise ValueError(f"rule_option: {entry!r} is not NAME=NUMBER") from None
+    return policy_from_names(options.stop, options.accept, **given)
 
 
 # Fields whose flags have other names.

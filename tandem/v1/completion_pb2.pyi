@@ -930,7 +930,9 @@ class SpeculationReport(_message.Message):
     @_builtins.property
     def thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Thresholds at the end, by name: `entropy` (nats), `distance`, `lambda`,
-        `probability`, `survival`. Only those that the rules have.
+        `probability`, `joint_probability`, `survival`; `accepted`, the mean that
+        decides the tier; `arm`, the number of the bandit's. Only those that the rules
+        have.
         """
 
     @_builtins.property

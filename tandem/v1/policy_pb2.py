@@ -24,43 +24,65 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/policy.proto\x12\ttandem.v1\"\x96\x01\n\x11SpeculationPolicy\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x15.tandem.v1.StopPolicy\x12\'\n\x06\x61\x63\x63\x65pt\x18\x03 \x01(\x0b\x32\x17.tandem.v1.AcceptPolicy\x12\x17\n\nlook_ahead\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_look_ahead\"\xba\x02\n\nStopPolicy\x12%\n\x05\x66ixed\x18\x01 \x01(\x0b\x32\x14.tandem.v1.FixedStopH\x00\x12%\n\x05\x61\x64\x61sd\x18\x02 \x01(\x0b\x32\x14.tandem.v1.AdaSdStopH\x00\x12\'\n\x06\x61\x64\x61\x65\x64l\x18\x03 \x01(\x0b\x32\x15.tandem.v1.AdaEdlStopH\x00\x12/\n\nconfidence\x18\x04 \x01(\x0b\x32\x19.tandem.v1.ConfidenceStopH\x00\x12)\n\x07\x65ntropy\x18\x06 \x01(\x0b\x32\x16.tandem.v1.EntropyStopH\x00\x12)\n\x07goodput\x18\x07 \x01(\x0b\x32\x16.tandem.v1.GoodputStopH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x06\n\x04ruleB\r\n\x0b_max_tokens\"\x0b\n\tFixedStop\"=\n\tAdaSdStop\x12\x1c\n\x0f\x63old_max_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_cold_max_tokens\"Z\n\nAdaEdlStop\x12\x1b\n\x0einitial_lambda\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05gamma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_initial_lambdaB\x08\n\x06_gamma\"F\n\x0e\x43onfidenceStop\x12\x1e\n\x11initial_threshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_initial_threshold\"7\n\x0b\x45ntropyStop\x12\x18\n\x0bmax_entropy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_max_entropy\"\r\n\x0bGoodputStop\"\xbc\x02\n\x0c\x41\x63\x63\x65ptPolicy\x12\'\n\x05\x65xact\x18\x01 \x01(\x0b\x32\x16.tandem.v1.ExactAcceptH\x00\x12\'\n\x05ratio\x18\x02 \x01(\x0b\x32\x16.tandem.v1.RatioAcceptH\x00\x12\'\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x16.tandem.v1.BlockAcceptH\x00\x12+\n\x07\x63oupled\x18\x04 \x01(\x0b\x32\x18.tandem.v1.CoupledAcceptH\x00\x12#\n\x03jsd\x18\x05 \x01(\x0b\x32\x14.tandem.v1.JsdAcceptH\x00\x12\'\n\x05\x61\x64\x61sd\x18\x06 \x01(\x0b\x32\x16.tandem.v1.AdaSdAcceptH\x00\x12.\n\tadasd_kde\x18\x07 \x01(\x0b\x32\x19.tandem.v1.AdaSdKdeAcceptH\x00\x42\x06\n\x04rule\"\r\n\x0b\x45xactAccept\"\r\n\x0bRatioAccept\"\r\n\x0b\x42lockAccept\"\x0f\n\rCoupledAccept\"]\n\tJsdAccept\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_lossy_budget\"s\n\x0b\x41\x64\x61SdAccept\x12\x0e\n\x06strict\x18\x01 \x01(\x08\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples\"f\n\x0e\x41\x64\x61SdKdeAccept\x12\x19\n\x0clossy_budget\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samplesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/policy.proto\x12\ttandem.v1\"\x96\x01\n\x11SpeculationPolicy\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x15.tandem.v1.StopPolicy\x12\'\n\x06\x61\x63\x63\x65pt\x18\x03 \x01(\x0b\x32\x17.tandem.v1.AcceptPolicy\x12\x17\n\nlook_ahead\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_look_ahead\"}\n\tNamedRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x07options\x18\x02 \x03(\x0b\x32!.tandem.v1.NamedRule.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa1\x04\n\nStopPolicy\x12%\n\x05\x66ixed\x18\x01 \x01(\x0b\x32\x14.tandem.v1.FixedStopH\x00\x12%\n\x05\x61\x64\x61sd\x18\x02 \x01(\x0b\x32\x14.tandem.v1.AdaSdStopH\x00\x12\'\n\x06\x61\x64\x61\x65\x64l\x18\x03 \x01(\x0b\x32\x15.tandem.v1.AdaEdlStopH\x00\x12/\n\nconfidence\x18\x04 \x01(\x0b\x32\x19.tandem.v1.ConfidenceStopH\x00\x12)\n\x07\x65ntropy\x18\x06 \x01(\x0b\x32\x16.tandem.v1.EntropyStopH\x00\x12)\n\x07goodput\x18\x07 \x01(\x0b\x32\x16.tandem.v1.GoodputStopH\x00\x12\x32\n\x0c\x64raft_verify\x18\x14 \x01(\x0b\x32\x1a.tandem.v1.DraftVerifyStopH\x00\x12:\n\x10joint_confidence\x18\x15 \x01(\x0b\x32\x1e.tandem.v1.JointConfidenceStopH\x00\x12\'\n\x06\x62\x61ndit\x18\x16 \x01(\x0b\x32\x15.tandem.v1.BanditStopH\x00\x12%\n\x05tiers\x18\x17 \x01(\x0b\x32\x14.tandem.v1.TiersStopH\x00\x12%\n\x05named\x18\x1d \x01(\x0b\x32\x14.tandem.v1.NamedRuleH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x06\n\x04ruleB\r\n\x0b_max_tokens\"\x0b\n\tFixedStop\"=\n\tAdaSdStop\x12\x1c\n\x0f\x63old_max_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_cold_max_tokens\"Z\n\nAdaEdlStop\x12\x1b\n\x0einitial_lambda\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05gamma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_initial_lambdaB\x08\n\x06_gamma\"F\n\x0e\x43onfidenceStop\x12\x1e\n\x11initial_threshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_initial_threshold\"7\n\x0b\x45ntropyStop\x12\x18\n\x0bmax_entropy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_max_entropy\"\r\n\x0bGoodputStop\"S\n\x0f\x44raftVerifyStop\x12$\n\x17initial_min_probability\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x1a\n\x18_initial_min_probability\"?\n\x13JointConfidenceStop\x12\x18\n\x0bmax_failure\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_max_failure\"\x0c\n\nBanditStop\"\x0b\n\tTiersStop\"\x99\x04\n\x0c\x41\x63\x63\x65ptPolicy\x12\'\n\x05\x65xact\x18\x01 \x01(\x0b\x32\x16.tandem.v1.ExactAcceptH\x00\x12\'\n\x05ratio\x18\x02 \x01(\x0b\x32\x16.tandem.v1.RatioAcceptH\x00\x12\'\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x16.tandem.v1.BlockAcceptH\x00\x12+\n\x07\x63oupled\x18\x04 \x01(\x0b\x32\x18.tandem.v1.CoupledAcceptH\x00\x12#\n\x03jsd\x18\x05 \x01(\x0b\x32\x14.tandem.v1.JsdAcceptH\x00\x12\'\n\x05\x61\x64\x61sd\x18\x06 \x01(\x0b\x32\x16.tandem.v1.AdaSdAcceptH\x00\x12.\n\tadasd_kde\x18\x07 \x01(\x0b\x32\x19.tandem.v1.AdaSdKdeAcceptH\x00\x12#\n\x03\x66ly\x18\x14 \x01(\x0b\x32\x14.tandem.v1.FlyAcceptH\x00\x12\x31\n\nconsultant\x18\x15 \x01(\x0b\x32\x1b.tandem.v1.ConsultantAcceptH\x00\x12+\n\x07typical\x18\x16 \x01(\x0b\x32\x18.tandem.v1.TypicalAcceptH\x00\x12/\n\ttolerance\x18\x17 \x01(\x0b\x32\x1a.tandem.v1.ToleranceAcceptH\x00\x12%\n\x05named\x18\x1d \x01(\x0b\x32\x14.tandem.v1.NamedRuleH\x00\x42\x06\n\x04rule\"\r\n\x0b\x45xactAccept\"\r\n\x0bRatioAccept\"\r\n\x0b\x42lockAccept\"\x0f\n\rCoupledAccept\"]\n\tJsdAccept\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_lossy_budget\"s\n\x0b\x41\x64\x61SdAccept\x12\x0e\n\x06strict\x18\x01 \x01(\x08\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples\"f\n\x0e\x41\x64\x61SdKdeAccept\x12\x19\n\x0clossy_budget\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples\"\x81\x01\n\tFlyAccept\x12\x18\n\x0bmin_entropy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06window\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_min_entropyB\t\n\x07_windowB\x0f\n\r_lossy_budget\"\x8c\x01\n\x10\x43onsultantAccept\x12\x1a\n\rmax_surprisal\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x10\n\x0e_max_surprisalB\t\n\x07_weightB\x0f\n\r_lossy_budget\"{\n\rTypicalAccept\x12\x14\n\x07\x65psilon\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x64\x65lta\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\n\n\x08_epsilonB\x08\n\x06_deltaB\x0f\n\r_lossy_budget\"c\n\x0fToleranceAccept\x12\x16\n\ttolerance\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_toleranceB\x0f\n\r_lossy_budgetb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_NAMEDRULE_OPTIONSENTRY']._loaded_options = None
+  _globals['_NAMEDRULE_OPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_SPECULATIONPOLICY']._serialized_start=38
   _globals['_SPECULATIONPOLICY']._serialized_end=188
-  _globals['_STOPPOLICY']._serialized_start=191
-  _globals['_STOPPOLICY']._serialized_end=505
-  _globals['_FIXEDSTOP']._serialized_start=507
-  _globals['_FIXEDSTOP']._serialized_end=518
-  _globals['_ADASDSTOP']._serialized_start=520
-  _globals['_ADASDSTOP']._serialized_end=581
-  _globals['_ADAEDLSTOP']._serialized_start=583
-  _globals['_ADAEDLSTOP']._serialized_end=673
-  _globals['_CONFIDENCESTOP']._serialized_start=675
-  _globals['_CONFIDENCESTOP']._serialized_end=745
-  _globals['_ENTROPYSTOP']._serialized_start=747
-  _globals['_ENTROPYSTOP']._serialized_end=802
-  _globals['_GOODPUTSTOP']._serialized_start=804
-  _globals['_GOODPUTSTOP']._serialized_end=817
-  _globals['_ACCEPTPOLICY']._serialized_start=820
-  _globals['_ACCEPTPOLICY']._serialized_end=1136
-  _globals['_EXACTACCEPT']._serialized_start=1138
-  _globals['_EXACTACCEPT']._serialized_end=1151
-  _globals['_RATIOACCEPT']._serialized_start=1153
-  _globals['_RATIOACCEPT']._serialized_end=1166
-  _globals['_BLOCKACCEPT']._serialized_start=1168
-  _globals['_BLOCKACCEPT']._serialized_end=1181
-  _globals['_COUPLEDACCEPT']._serialized_start=1183
-  _globals['_COUPLEDACCEPT']._serialized_end=1198
-  _globals['_JSDACCEPT']._serialized_start=1200
-  _globals['_JSDACCEPT']._serialized_end=1293
-  _globals['_ADASDACCEPT']._serialized_start=1295
-  _globals['_ADASDACCEPT']._serialized_end=1410
-  _globals['_ADASDKDEACCEPT']._serialized_start=1412
-  _globals['_ADASDKDEACCEPT']._serialized_end=1514
+  _globals['_NAMEDRULE']._serialized_start=190
+  _globals['_NAMEDRULE']._serialized_end=315
+  _globals['_NAMEDRULE_OPTIONSENTRY']._serialized_start=269
+  _globals['_NAMEDRULE_OPTIONSENTRY']._serialized_end=315
+  _globals['_STOPPOLICY']._serialized_start=318
+  _globals['_STOPPOLICY']._serialized_end=863
+  _globals['_FIXEDSTOP']._serialized_start=865
+  _globals['_FIXEDSTOP']._serialized_end=876
+  _globals['_ADASDSTOP']._serialized_start=878
+  _globals['_ADASDSTOP']._serialized_end=939
+  _globals['_ADAEDLSTOP']._serialized_start=941
+  _globals['_ADAEDLSTOP']._serialized_end=1031
+  _globals['_CONFIDENCESTOP']._serialized_start=1033
+  _globals['_CONFIDENCESTOP']._serialized_end=1103
+  _globals['_ENTROPYSTOP']._serialized_start=1105
+  _globals['_ENTROPYSTOP']._serialized_end=1160
+  _globals['_GOODPUTSTOP']._serialized_start=1162
+  _globals['_GOODPUTSTOP']._serialized_end=1175
+  _globals['_DRAFTVERIFYSTOP']._serialized_start=1177
+  _globals['_DRAFTVERIFYSTOP']._serialized_end=1260
+  _globals['_JOINTCONFIDENCESTOP']._serialized_start=1262
+  _globals['_JOINTCONFIDENCESTOP']._serialized_end=1325
+  _globals['_BANDITSTOP']._serialized_start=1327
+  _globals['_BANDITSTOP']._serialized_end=1339
+  _globals['_TIERSSTOP']._serialized_start=1341
+  _globals['_TIERSSTOP']._serialized_end=1352
+  _globals['_ACCEPTPOLICY']._serialized_start=1355
+  _globals['_ACCEPTPOLICY']._serialized_end=1892
+  _globals['_EXACTACCEPT']._serialized_start=1894
+  _globals['_EXACTACCEPT']._serialized_end=1907
+  _globals['_RATIOACCEPT']._serialized_start=1909
+  _globals['_RATIOACCEPT']._serialized_end=1922
+  _globals['_BLOCKACCEPT']._serialized_start=1924
+  _globals['_BLOCKACCEPT']._serialized_end=1937
+  _globals['_COUPLEDACCEPT']._serialized_start=1939
+  _globals['_COUPLEDACCEPT']._serialized_end=1954
+  _globals['_JSDACCEPT']._serialized_start=1956
+  _globals['_JSDACCEPT']._serialized_end=2049
+  _globals['_ADASDACCEPT']._serialized_start=2051
+  _globals['_ADASDACCEPT']._serialized_end=2166
+  _globals['_ADASDKDEACCEPT']._serialized_start=2168
+  _globals['_ADASDKDEACCEPT']._serialized_end=2270
+  _globals['_FLYACCEPT']._serialized_start=2273
+  _globals['_FLYACCEPT']._serialized_end=2402
+  _globals['_CONSULTANTACCEPT']._serialized_start=2405
+  _globals['_CONSULTANTACCEPT']._serialized_end=2545
+  _globals['_TYPICALACCEPT']._serialized_start=2547
+  _globals['_TYPICALACCEPT']._serialized_end=2670
+  _globals['_TOLERANCEACCEPT']._serialized_start=2672
+  _globals['_TOLERANCEACCEPT']._serialized_end=2771
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -61,6 +63,61 @@ class SpeculationPolicy(_message.Message):
 Global___SpeculationPolicy: _TypeAlias = SpeculationPolicy  # noqa: Y015
 
 @_typing.final
+class NamedRule(_message.Message):
+    """A rule by its name: also one that has no message of its own here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As reports name it: the field's name for a rule that has one, with hyphens in
+    the place of underscores. An unknown or empty name is refused with those that
+    there are.
+    """
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The rule's options by name, each finite; a flag is 0 or 1, a count a whole
+        number. Those that are left out have the rule's defaults; an unknown one is
+        refused with those that there are. A stop rule's `max_tokens` is not among
+        them.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedRule: _TypeAlias = NamedRule  # noqa: Y015
+
+@_typing.final
 class StopPolicy(_message.Message):
     """When to stop drafting. All stop rules are lossless."""
 
@@ -72,10 +129,15 @@ class StopPolicy(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     ENTROPY_FIELD_NUMBER: _builtins.int
     GOODPUT_FIELD_NUMBER: _builtins.int
+    DRAFT_VERIFY_FIELD_NUMBER: _builtins.int
+    JOINT_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    BANDIT_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most candidates of one block, in [1, 64]. Unset: the rule's own (fixed 5,
-    entropy 40, others 20).
+    tiers 7, draft_verify 12, entropy 40, others 20).
     """
     @_builtins.property
     def fixed(self) -> Global___FixedStop:
@@ -101,6 +163,26 @@ class StopPolicy(_message.Message):
     def goodput(self) -> Global___GoodputStop:
         """Most tokens per second, by what drafting and verifying cost."""
 
+    @_builtins.property
+    def draft_verify(self) -> Global___DraftVerifyStop:
+        """Probability of the drafted token, threshold steered by acceptance."""
+
+    @_builtins.property
+    def joint_confidence(self) -> Global___JointConfidenceStop:
+        """Probability of the whole block."""
+
+    @_builtins.property
+    def bandit(self) -> Global___BanditStop:
+        """Each round another of these rules, by what they have yielded."""
+
+    @_builtins.property
+    def tiers(self) -> Global___TiersStop:
+        """One of three lengths, by what was accepted of late."""
+
+    @_builtins.property
+    def named(self) -> Global___NamedRule:
+        """Any stop rule that the service has, by its name."""
+
     def __init__(
         self,
         *,
@@ -110,15 +192,20 @@ class StopPolicy(_message.Message):
         confidence: Global___ConfidenceStop | None = ...,
         entropy: Global___EntropyStop | None = ...,
         goodput: Global___GoodputStop | None = ...,
+        draft_verify: Global___DraftVerifyStop | None = ...,
+        joint_confidence: Global___JointConfidenceStop | None = ...,
+        bandit: Global___BanditStop | None = ...,
+        tiers: Global___TiersStop | None = ...,
+        named: Global___NamedRule | None = ...,
         max_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "bandit", b"bandit", "confidence", b"confidence", "draft_verify", b"draft_verify", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "joint_confidence", b"joint_confidence", "max_tokens", b"max_tokens", "named", b"named", "rule", b"rule", "tiers", b"tiers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "confidence", b"confidence", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "max_tokens", b"max_tokens", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "adaedl", b"adaedl", "adasd", b"adasd", "bandit", b"bandit", "confidence", b"confidence", "draft_verify", b"draft_verify", "entropy", b"entropy", "fixed", b"fixed", "goodput", b"goodput", "joint_confidence", b"joint_confidence", "max_tokens", b"max_tokens", "named", b"named", "rule", b"rule", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["fixed", "adasd", "adaedl", "confidence", "entropy", "goodput"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["fixed", "adasd", "adaedl", "confidence", "entropy", "goodput", "draft_verify", "joint_confidence", "bandit", "tiers", "named"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
@@ -275,6 +362,96 @@ class GoodputStop(_message.Message):
 Global___GoodputStop: _TypeAlias = GoodputStop  # noqa: Y015
 
 @_typing.final
+class DraftVerifyStop(_message.Message):
+    """Draft & Verify (arXiv 2309.08168): stop after a token with q(x) under a
+    threshold that is raised where too few are accepted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIAL_MIN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    initial_min_probability: _builtins.float
+    """Where the threshold starts, in [0, 1]; unset means 0.8."""
+    def __init__(
+        self,
+        *,
+        initial_min_probability: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_initial_min_probability", b"_initial_min_probability", "initial_min_probability", b"initial_min_probability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_initial_min_probability", b"_initial_min_probability", "initial_min_probability", b"initial_min_probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__initial_min_probability: _TypeAlias = _typing.Literal["initial_min_probability"]  # noqa: Y015
+    _WhichOneofArgType__initial_min_probability: _TypeAlias = _typing.Literal["_initial_min_probability", b"_initial_min_probability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__initial_min_probability) -> _WhichOneofReturnType__initial_min_probability | None: ...
+
+Global___DraftVerifyStop: _TypeAlias = DraftVerifyStop  # noqa: Y015
+
+@_typing.final
+class JointConfidenceStop(_message.Message):
+    """SpecDec++ (arXiv 2405.19715) with q(x) in the place of its trained head: stop
+    after the token with which the product of q(x) is under 1 - max_failure.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_FAILURE_FIELD_NUMBER: _builtins.int
+    max_failure: _builtins.float
+    """Chance that some candidate of the block fails, in [0, 1]; unset means 0.3."""
+    def __init__(
+        self,
+        *,
+        max_failure: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failure", b"_max_failure", "max_failure", b"max_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failure", b"_max_failure", "max_failure", b"max_failure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_failure: _TypeAlias = _typing.Literal["max_failure"]  # noqa: Y015
+    _WhichOneofArgType__max_failure: _TypeAlias = _typing.Literal["_max_failure", b"_max_failure"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failure) -> _WhichOneofReturnType__max_failure | None: ...
+
+Global___JointConfidenceStop: _TypeAlias = JointConfidenceStop  # noqa: Y015
+
+@_typing.final
+class BanditStop(_message.Message):
+    """A bandit over adaedl, adasd, confidence, entropy and fixed 5, by upper
+    confidence bounds (after BanditSpec, arXiv 2505.15141). Nothing to tune.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BanditStop: _TypeAlias = BanditStop  # noqa: Y015
+
+@_typing.final
+class TiersStop(_message.Message):
+    """SGLang's adaptive number of steps: 1, 3 or 7 candidates, by a moving average
+    of accepted ones. Nothing to tune.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TiersStop: _TypeAlias = TiersStop  # noqa: Y015
+
+@_typing.final
 class AcceptPolicy(_message.Message):
     """What to accept."""
 
@@ -287,6 +464,11 @@ class AcceptPolicy(_message.Message):
     JSD_FIELD_NUMBER: _builtins.int
     ADASD_FIELD_NUMBER: _builtins.int
     ADASD_KDE_FIELD_NUMBER: _builtins.int
+    FLY_FIELD_NUMBER: _builtins.int
+    CONSULTANT_FIELD_NUMBER: _builtins.int
+    TYPICAL_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def exact(self) -> Global___ExactAccept:
         """Lossless: match at temperature 0, block verification otherwise."""
@@ -317,6 +499,30 @@ class AcceptPolicy(_message.Message):
     def adasd_kde(self) -> Global___AdaSdKdeAccept:
         """Lossy: AdaSD version 2, kernel density estimates."""
 
+    @_builtins.property
+    def fly(self) -> Global___FlyAccept:
+        """Lossy: a mismatch that the target goes along with."""
+
+    @_builtins.property
+    def consultant(self) -> Global___ConsultantAccept:
+        """Lossy: what the target finds likely enough, on the average of late."""
+
+    @_builtins.property
+    def typical(self) -> Global___TypicalAccept:
+        """Lossy: what is not too unlikely for an uncertain target."""
+
+    @_builtins.property
+    def tolerance(self) -> Global___ToleranceAccept:
+        """Lossy above temperature 0: the ratio test with a tolerance where the target
+        is uncertain.
+        """
+
+    @_builtins.property
+    def named(self) -> Global___NamedRule:
+        """Any accept rule that the service has, by its name; SpeculationReport says
+        whether it is lossy.
+        """
+
     def __init__(
         self,
         *,
@@ -327,12 +533,17 @@ class AcceptPolicy(_message.Message):
         jsd: Global___JsdAccept | None = ...,
         adasd: Global___AdaSdAccept | None = ...,
         adasd_kde: Global___AdaSdKdeAccept | None = ...,
+        fly: Global___FlyAccept | None = ...,
+        consultant: Global___ConsultantAccept | None = ...,
+        typical: Global___TypicalAccept | None = ...,
+        tolerance: Global___ToleranceAccept | None = ...,
+        named: Global___NamedRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adasd", b"adasd", "adasd_kde", b"adasd_kde", "block", b"block", "coupled", b"coupled", "exact", b"exact", "jsd", b"jsd", "ratio", b"ratio", "rule", b"rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adasd", b"adasd", "adasd_kde", b"adasd_kde", "block", b"block", "consultant", b"consultant", "coupled", b"coupled", "exact", b"exact", "fly", b"fly", "jsd", b"jsd", "named", b"named", "ratio", b"ratio", "rule", b"rule", "tolerance", b"tolerance", "typical", b"typical"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adasd", b"adasd", "adasd_kde", b"adasd_kde", "block", b"block", "coupled", b"coupled", "exact", b"exact", "jsd", b"jsd", "ratio", b"ratio", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adasd", b"adasd", "adasd_kde", b"adasd_kde", "block", b"block", "consultant", b"consultant", "coupled", b"coupled", "exact", b"exact", "fly", b"fly", "jsd", b"jsd", "named", b"named", "ratio", b"ratio", "rule", b"rule", "tolerance", b"tolerance", "typical", b"typical"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["exact", "ratio", "block", "coupled", "jsd", "adasd", "adasd_kde"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["exact", "ratio", "block", "coupled", "jsd", "adasd", "adasd_kde", "fly", "consultant", "typical", "tolerance", "named"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
 
@@ -517,3 +728,174 @@ class AdaSdKdeAccept(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples) -> _WhichOneofReturnType__min_samples | None: ...
 
 Global___AdaSdKdeAccept: _TypeAlias = AdaSdKdeAccept  # noqa: Y015
+
+@_typing.final
+class FlyAccept(_message.Message):
+    """FLy (arXiv 2511.22972): a candidate that the exact rule rejects is let through
+    where the target is not sure of its token and the exact rule accepts all of
+    the next `window` candidates.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_ENTROPY_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    LOSSY_BUDGET_FIELD_NUMBER: _builtins.int
+    min_entropy: _builtins.float
+    """Least entropy of the target's three likeliest tokens, in nats, not negative;
+    unset means 0.3.
+    """
+    window: _builtins.int
+    """In [1, 63]; unset means 5. Blocks with no more candidates than that let
+    nothing through.
+    """
+    lossy_budget: _builtins.float
+    """As in AdaSdAccept."""
+    def __init__(
+        self,
+        *,
+        min_entropy: _builtins.float | None = ...,
+        window: _builtins.int | None = ...,
+        lossy_budget: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_min_entropy", b"_min_entropy", "_window", b"_window", "lossy_budget", b"lossy_budget", "min_entropy", b"min_entropy", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_min_entropy", b"_min_entropy", "_window", b"_window", "lossy_budget", b"lossy_budget", "min_entropy", b"min_entropy", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lossy_budget: _TypeAlias = _typing.Literal["lossy_budget"]  # noqa: Y015
+    _WhichOneofArgType__lossy_budget: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget"]  # noqa: Y015
+    _WhichOneofReturnType__min_entropy: _TypeAlias = _typing.Literal["min_entropy"]  # noqa: Y015
+    _WhichOneofArgType__min_entropy: _TypeAlias = _typing.Literal["_min_entropy", b"_min_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__window: _TypeAlias = _typing.Literal["window"]  # noqa: Y015
+    _WhichOneofArgType__window: _TypeAlias = _typing.Literal["_window", b"_window"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lossy_budget) -> _WhichOneofReturnType__lossy_budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_entropy) -> _WhichOneofReturnType__min_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__window) -> _WhichOneofReturnType__window | None: ...
+
+Global___FlyAccept: _TypeAlias = FlyAccept  # noqa: Y015
+
+@_typing.final
+class ConsultantAccept(_message.Message):
+    """Consultant Decoding (arXiv 2506.02391): let through while a moving average of
+    -log p(x) over the block is no larger than a threshold.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SURPRISAL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    LOSSY_BUDGET_FIELD_NUMBER: _builtins.int
+    max_surprisal: _builtins.float
+    """The threshold in nats, not negative; unset means 2."""
+    weight: _builtins.float
+    """Of the newest candidate in the average, above 0 and at most 1; unset means
+    0.8.
+    """
+    lossy_budget: _builtins.float
+    """As in AdaSdAccept."""
+    def __init__(
+        self,
+        *,
+        max_surprisal: _builtins.float | None = ...,
+        weight: _builtins.float | None = ...,
+        lossy_budget: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_max_surprisal", b"_max_surprisal", "_weight", b"_weight", "lossy_budget", b"lossy_budget", "max_surprisal", b"max_surprisal", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_max_surprisal", b"_max_surprisal", "_weight", b"_weight", "lossy_budget", b"lossy_budget", "max_surprisal", b"max_surprisal", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lossy_budget: _TypeAlias = _typing.Literal["lossy_budget"]  # noqa: Y015
+    _WhichOneofArgType__lossy_budget: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget"]  # noqa: Y015
+    _WhichOneofReturnType__max_surprisal: _TypeAlias = _typing.Literal["max_surprisal"]  # noqa: Y015
+    _WhichOneofArgType__max_surprisal: _TypeAlias = _typing.Literal["_max_surprisal", b"_max_surprisal"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lossy_budget) -> _WhichOneofReturnType__lossy_budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_surprisal) -> _WhichOneofReturnType__max_surprisal | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___ConsultantAccept: _TypeAlias = ConsultantAccept  # noqa: Y015
+
+@_typing.final
+class TypicalAccept(_message.Message):
+    """Typical acceptance (Medusa, arXiv 2401.10774): let through iff p(x) >
+    min(epsilon, delta exp(-H(p))).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    LOSSY_BUDGET_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """In [0, 1]; unset means 0.09."""
+    delta: _builtins.float
+    """Not negative; unset means 0.3."""
+    lossy_budget: _builtins.float
+    """As in AdaSdAccept."""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float | None = ...,
+        delta: _builtins.float | None = ...,
+        lossy_budget: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_epsilon", b"_epsilon", "_lossy_budget", b"_lossy_budget", "delta", b"delta", "epsilon", b"epsilon", "lossy_budget", b"lossy_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_epsilon", b"_epsilon", "_lossy_budget", b"_lossy_budget", "delta", b"delta", "epsilon", b"epsilon", "lossy_budget", b"lossy_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
+    _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__lossy_budget: _TypeAlias = _typing.Literal["lossy_budget"]  # noqa: Y015
+    _WhichOneofArgType__lossy_budget: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lossy_budget) -> _WhichOneofReturnType__lossy_budget | None: ...
+
+Global___TypicalAccept: _TypeAlias = TypicalAccept  # noqa: Y015
+
+@_typing.final
+class ToleranceAccept(_message.Message):
+    """EARS (arXiv 2512.13194): let through iff u < p(x)/q(x) + tolerance (1 - max p),
+    u the ratio test's own. The greedy match at temperature 0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    LOSSY_BUDGET_FIELD_NUMBER: _builtins.int
+    tolerance: _builtins.float
+    """In [0, 1]; unset means 0.3, 0 accepts nothing more than the exact rule."""
+    lossy_budget: _builtins.float
+    """As in AdaSdAccept."""
+    def __init__(
+        self,
+        *,
+        tolerance: _builtins.float | None = ...,
+        lossy_budget: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_tolerance", b"_tolerance", "lossy_budget", b"lossy_budget", "tolerance", b"tolerance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget", "_tolerance", b"_tolerance", "lossy_budget", b"lossy_budget", "tolerance", b"tolerance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lossy_budget: _TypeAlias = _typing.Literal["lossy_budget"]  # noqa: Y015
+    _WhichOneofArgType__lossy_budget: _TypeAlias = _typing.Literal["_lossy_budget", b"_lossy_budget"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lossy_budget) -> _WhichOneofReturnType__lossy_budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+
+Global___ToleranceAccept: _TypeAlias = ToleranceAccept  # noqa: Y015

@@ -46,6 +46,10 @@ def test_json_without_speculation_says_so(alone: dict[str, Any]) -> None:
         ("adaedl", "adasd"),
         ("confidence", "adasd-kde"),
         ("fixed", "jsd"),
+        ("bandit", "fly"),
+        ("tiers", "consultant"),
+        ("draft-verify", "typical"),
+        ("joint-confidence", "tolerance"),
     ],
 )
 def test_every_rule_gives_one_object_that_accounts_for_every_token(
@@ -59,7 +63,8 @@ def test_every_rule_gives_one_object_that_accounts_for_every_token(
     assert [token["token_id"] for token in tokens] == result["token_ids"]
     assert report["drafted_tokens"] > 0 and {"draft_matched", "correction"} <= {token["source"] for token in tokens}
     assert result["usage"]["completion_tokens"] == len(tokens) == 40
-    assert report["lossy"] == (accept in ("adasd", "adasd-kde", "jsd"))
+    # A tolerance is nothing at temperature 0.
+    assert report["lossy"] == (accept in ("adasd", "adasd-kde", "jsd", "fly", "consultant", "typical"))
     if not report["lossy"]:
         assert (result["text"], result["token_ids"]) == (alone["text"], alone["token_ids"])
 
@@ -104,6 +109,8 @@ def test_a_prompt_from_stdin_is_the_prompt(endpoint: str, alone: dict[str, Any])
         (["--logit-bias", "999=1"], "sampling.logit_bias: token 999 is not below the vocabulary size 257"),
         (["--accept", "jsd", "--threshold", "2"], "speculation.accept.jsd.threshold: must be in [0, 1], not 2.0"),
         (["--lossy-budget", "nan"], "speculation.accept.adasd.lossy_budget"),
+        (["--accept", "typical", "--rule-option", "epsilon=2"], "speculation.accept.typical.epsilon: must be in"),
+        (["--stop", "named:toy", "--rule-option", "length=2"], "speculation.stop.named.name: there is no stop rule"),
         (["--stop-text", ""], "stop[0]: is empty"),
         (["--timeout", "0.001"], "timeout: "),
     ],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.acceptance import Bracket, Position
+from orchestrator.acceptance import Bracket, Position, TargetNumbers
 
 CORRECTION, TARGET = 1001, 1002
 
@@ -19,6 +19,7 @@ def candidate(
     in_support: bool = True,
     exact_only: bool = False,
     v: float = 0.5,
+    target: TargetNumbers | None = None,
 ) -> Position:
     """A candidate that the exact test accepts or not, at distance `d` or with the bracket `d`."""
     ends = d if isinstance(d, tuple) else (d, d)
@@ -33,6 +34,7 @@ def candidate(
         tv=tv,
         exact_only=exact_only,
         v=v,
+        target=target,
     )
 
 
@@ -65,6 +67,21 @@ def distance(p: Sequence[float], q: Sequence[float]) -> float:
     return math.sqrt(min(1.0, max(0.0, divergence)))
 
 
+def entropy(p: Sequence[float]) -> float:
+    return -math.fsum(mass * math.log(mass) for mass in p if mass > 0)
+
+
+def numbers(p: Sequence[float], token: int) -> TargetNumbers:
+    """What the target says of `token`, from the formulas."""
+    likeliest = sorted(p, reverse=True)[:3]
+    return TargetNumbers(
+        log_p=math.log(p[token]) if p[token] > 0 else -math.inf,
+        max_log_p=math.log(likeliest[0]),
+        entropy=entropy(p),
+        top3_entropy=entropy([mass / sum(likeliest) for mass in likeliest]),
+    )
+
+
 def drafted(p: Sequence[float], q: Sequence[float], token: int, **changes) -> Position:
     """What a target under the ratio test says of `token`, with u = v = 0."""
     d = distance(p, q)
@@ -77,6 +94,7 @@ def drafted(p: Sequence[float], q: Sequence[float], token: int, **changes) -> Po
         in_support=p[token] > 0,
         distance=Bracket(d, d),
         tv=total_variation(p, q),
+        target=numbers(p, token),
     )
     return replace(position, **changes)
 
@@ -84,8 +102,9 @@ def drafted(p: Sequence[float], q: Sequence[float], token: int, **changes) -> Po
 def law(rule, p: Sequence[float], q: Sequence[float], *, end_token: int | None = None) -> list[float]:
     """The exact law of the token emitted at a position, by enumeration over x, u and v.
 
-    A verdict changes along u only at the acceptance, and along v only at the chance of letting through, found
-    by bisection; corrections are spread over the residual, the target's own token over p.
+    A verdict changes along u only at the acceptance and at no more than one place behind it, and along v only at the
+    chance of letting through, both found by bisection; corrections are spread over the residual, the target's own
+    token over p.
     """
     residual = [max(a - b, 0.0) for a, b in zip(p, q, strict=True)]
     left = sum(residual)
@@ -95,9 +114,7 @@ def law(rule, p: Sequence[float], q: Sequence[float], *, end_token: int | None =
         if chance == 0:
             continue
         position = drafted(p, q, token, exact_only=token == end_token)
-        for u, weight_u in ((position.acceptance / 2, position.acceptance), (1.0, 1 - position.acceptance)):
-            if weight_u == 0:
-                continue
+        for u, weight_u in _parts_of_u(rule, position):
             cut = _cut(rule, replace(position, u=u))
             for v, weight_v in ((cut / 2, cut), ((1 + cut) / 2, 1 - cut)):
                 weight = chance * weight_u * weight_v
@@ -110,6 +127,25 @@ def law(rule, p: Sequence[float], q: Sequence[float], *, end_token: int | None =
                 else:
                     emitted = [mass + weight * share for mass, share in zip(emitted, spread, strict=True)]
     return emitted
+
+
+def _parts_of_u(rule, position: Position) -> list[tuple[float, float]]:
+    """A u of each part of [0, 1) in which the verdict is one, and the part's length."""
+    start = position.acceptance
+    parts = [(start / 2, start)] if start > 0 else []
+    if start >= 1:
+        return parts
+
+    def kept(u: float) -> int:
+        return rule.judge([replace(position, u=u, v=0.0)]).kept
+
+    low, high = start, 1 - 2**-53
+    if kept(low) == kept(high):
+        return [*parts, ((start + 1) / 2, 1 - start)]
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return [*parts, ((start + low) / 2, low - start), ((low + 1) / 2, 1 - low)]
 
 
 def _cut(rule, position: Position) -> float:

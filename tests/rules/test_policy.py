@@ -23,8 +23,13 @@ def stop(name: str, **options):
 
 
 def test_the_rules_have_their_names() -> None:
-    assert STOP_RULES == ("fixed", "adasd", "adaedl", "confidence", "entropy", "goodput")
-    assert ACCEPT_RULES == ("exact", "ratio", "block", "coupled", "jsd", "adasd", "adasd-kde")
+    assert STOP_RULES == (
+        "fixed", "adasd", "adaedl", "confidence", "entropy", "goodput",
+        "draft-verify", "joint-confidence", "bandit", "tiers",
+    )  # fmt: skip
+    assert ACCEPT_RULES == (
+        "exact", "ratio", "block", "coupled", "jsd", "adasd", "adasd-kde", "fly", "consultant", "typical", "tolerance",
+    )  # fmt: skip
     for name in STOP_RULES:
         assert stop(name).name == name
     for name in ACCEPT_RULES:
@@ -34,18 +39,21 @@ def test_the_rules_have_their_names() -> None:
 def test_unset_rules_are_adasd_with_the_rules_own_defaults() -> None:
     assert build_stop_rule(StopPolicy()).name == "adasd"
     assert build_accept_rule(AcceptPolicy(), greedy=True).name == "adasd"
-    assert [stop(name).limits().max_tokens for name in STOP_RULES] == [5, 5, 20, 20, 40, 5]
+    assert [stop(name).limits().max_tokens for name in STOP_RULES] == [5, 5, 20, 20, 40, 5, 12, 20, 20, 3]
     assert stop("adaedl").thresholds()["lambda"] == 0.5
     assert stop("confidence").thresholds()["probability"] == 0.4
 
 
 def test_options_reach_the_rules() -> None:
-    assert [stop(name, max_tokens=9).limits().max_tokens for name in STOP_RULES] == [9, 5, 9, 9, 9, 5]
+    assert [stop(name, max_tokens=9).limits().max_tokens for name in STOP_RULES] == [9, 5, 9, 9, 9, 5, 9, 9, 9, 3]
     assert stop("adasd", cold_max_tokens=3).limits().max_tokens == 3
     assert stop("adaedl", initial_lambda=0.0, gamma=0.5).limits().max_entropy_before == 2.0
     assert stop("confidence", initial_threshold=0.0).limits().min_probability == 0.0
     assert stop("entropy", max_entropy=1.5).limits().max_entropy_after == 1.5
     assert stop("goodput", max_tokens=3).limits().max_tokens == 3
+    assert stop("draft-verify", initial_min_probability=0.25).limits().min_probability == 0.25
+    assert stop("joint-confidence", max_failure=0.75).limits().min_joint_probability == 0.25
+    assert stop("tiers", max_tokens=2).limits().max_tokens == 2
     assert accept("jsd", threshold=0.2).thresholds() == {"distance": 0.2}
     strict = accept("adasd", strict=True, min_samples=1, lossy_budget=0.5)
     for each in (candidate(accepted=True, d=0.1), candidate(d=0.5)):
@@ -69,6 +77,9 @@ NAN, INFINITY = float("nan"), float("inf")
         ("adaedl", {"gamma": 0.0}, "adaedl.gamma"),
         ("adaedl", {"gamma": INFINITY}, "adaedl.gamma"),
         ("confidence", {"initial_threshold": -0.1}, "confidence.initial_threshold"),
+        ("entropy", {"max_entropy": -0.1}, "entropy.max_entropy"),
+        ("draft-verify", {"initial_min_probability": 1.1}, "draft_verify.initial_min_probability"),
+        ("joint-confidence", {"max_failure": NAN}, "joint_confidence.max_failure"),
     ],
 )
 def test_a_stop_rule_out_of_range_is_refused_by_its_field(rule: str, options: dict, field: str) -> None:
@@ -87,6 +98,15 @@ def test_a_stop_rule_out_of_range_is_refused_by_its_field(rule: str, options: di
         ("adasd", {"lossy_budget": NAN}, "adasd.lossy_budget"),
         ("adasd", {"min_samples": 0}, "adasd.min_samples"),
         ("adasd-kde", {"min_samples": -1}, "adasd_kde.min_samples"),
+        ("fly", {"window": 0}, "fly.window"),
+        ("fly", {"min_entropy": -1}, "fly.min_entropy"),
+        ("consultant", {"weight": 0}, "consultant.weight"),
+        ("consultant", {"weight": 1.1}, "consultant.weight"),
+        ("consultant", {"max_surprisal": -1}, "consultant.max_surprisal"),
+        ("typical", {"epsilon": 1.1}, "typical.epsilon"),
+        ("typical", {"delta": INFINITY}, "typical.delta"),
+        ("tolerance", {"tolerance": 2}, "tolerance.tolerance"),
+        ("tolerance", {"lossy_budget": -1}, "tolerance.lossy_budget"),
     ],
 )
 def test_an_accept_rule_out_of_range_is_refused_by_its_field(rule: str, options: dict, field: str) -> None:

@@ -7,10 +7,11 @@ import itertools
 import pytest
 import torch
 
+from orchestrator import acceptance
 from tandem.compression import law, truncate_law
 from tandem.inference.runner import Block, ModelRunner
 from tandem.noise import NoiseStream
-from tandem.policies import ACCEPT_RULES, STOP_RULES
+from tandem.policies import STOP_RULES
 from tandem.sampling import History, SamplingChain, SamplingParams
 from target_service.verification import Rule, verify
 from tests.support.tiny import tiny_llama
@@ -114,7 +115,9 @@ async def test_decisions_with_compression_equal_decisions_with_full_rows(accept:
     assert fetched > 0
 
 
-@pytest.mark.parametrize("accept", [rule for rule in ACCEPT_RULES if rule not in LOSSY])
+@pytest.mark.parametrize(
+    "accept", [name for name, rule in acceptance.RULES.items() if issubclass(rule, acceptance.LosslessRule)]
+)
 async def test_lossless_rules_say_so(accept: str) -> None:
     async with trio(tiny_llama(4), tiny_llama(4, noise=0.1), TOKENIZER) as services:
         found = await services.complete([1, 2], policy=policy("adasd", accept), max_tokens=20)

@@ -313,6 +313,41 @@ async def a_threshold_of_1_drafts_one_at_a_time(services: Trio) -> None:
     assert len((await report(services, policy("confidence", initial_threshold=0.0), max_tokens=30)).accepted_at) == 20
 
 
+@covers("speculation.stop.draft_verify.initial_min_probability")
+async def a_probability_of_1_drafts_one_at_a_time(services: Trio) -> None:
+    found = await report(services, policy("draft-verify", initial_min_probability=1.0), max_tokens=6)
+    assert len(found.accepted_at) == 1
+    long = await report(services, policy("draft-verify", initial_min_probability=0.0), max_tokens=30)
+    assert len(long.accepted_at) == 12
+
+
+@covers("speculation.stop.joint_confidence.max_failure")
+async def a_chance_of_failure_of_0_drafts_one_at_a_time(services: Trio) -> None:
+    assert len((await report(services, policy("joint-confidence", max_failure=0.0))).accepted_at) == 1
+    assert len((await report(services, policy("joint-confidence", max_failure=1.0), max_tokens=30)).accepted_at) == 20
+
+
+@covers("speculation.stop.bandit", "speculation.stop.tiers")
+async def the_bandit_and_the_tiers_have_their_own_lengths(services: Trio) -> None:
+    found = await report(services, policy("tiers"), max_tokens=6)
+    assert (found.stop_rule, len(found.accepted_at)) == ("tiers", 3) and "accepted" in found.thresholds
+    found = await report(services, policy("bandit", max_tokens=3))
+    assert found.stop_rule == "bandit" and len(found.accepted_at) <= 3 and "arm" in found.thresholds
+
+
+@covers("speculation.stop.named.name", "speculation.stop.named.options")
+async def a_stop_rule_can_be_had_by_its_name(services: Trio) -> None:
+    found = await report(services, policy("named:entropy", max_entropy=0.0))
+    assert found.stop_rule == "entropy" and len(found.accepted_at) == 1
+
+
+@covers("speculation.accept.named.name", "speculation.accept.named.options")
+async def an_accept_rule_can_be_had_by_its_name(services: Trio) -> None:
+    found = await report(services, policy("fixed", "named:jsd", threshold=1.0))
+    typed = await report(services, policy("fixed", "jsd", threshold=1.0))
+    assert (found.accept_rule, found.lossy_tokens) == ("jsd", typed.lossy_tokens) and found.lossy_tokens > 0
+
+
 @covers("speculation.stop.entropy.max_entropy")
 async def a_ceiling_of_0_drafts_one_at_a_time(services: Trio) -> None:
     assert len((await report(services, policy("entropy", max_entropy=0.0))).accepted_at) == 1
@@ -328,6 +363,47 @@ async def lossless_rules_let_nothing_through(services: Trio) -> None:
         assert not told.lossy and told.lossy_tokens == 0 and told.drafted_tokens > 0
         assert told.accept_rule == ("block" if rule == "exact" else rule) or told.accept_rule == rule
         assert (list(found.token_ids) == alone) == (rule == "coupled")
+
+
+async def let_through(services: Trio, rule: str, **options: float) -> int:
+    """How many tokens."""
+    fields = {"sampling": SAMPLED} if rule == "tolerance" else {}
+    found = await report(services, policy("fixed", rule, **{"max_tokens": 12, **options}), max_tokens=100, **fields)
+    return found.lossy_tokens
+
+
+@covers(*(f"speculation.accept.fly.{option}" for option in ("min_entropy", "window", "lossy_budget")))
+async def fly_heeds_its_options(services: Trio) -> None:
+    found = await let_through(services, "fly", window=1)
+    assert found > await let_through(services, "fly", window=11)
+    assert found > await let_through(services, "fly", window=1, min_entropy=1.05)
+    assert found > 1 >= await let_through(services, "fly", window=1, lossy_budget=1.0)
+
+
+@covers(*(f"speculation.accept.consultant.{option}" for option in ("max_surprisal", "weight", "lossy_budget")))
+async def consultant_decoding_heeds_its_options(services: Trio) -> None:
+    found = await let_through(services, "consultant")
+    assert found > 1 >= await let_through(services, "consultant", lossy_budget=1.0)
+    assert found > await let_through(services, "consultant", max_surprisal=0.2)
+    slow = await let_through(services, "consultant", max_surprisal=0.7, weight=0.2)
+    assert slow > await let_through(services, "consultant", max_surprisal=0.7, weight=1.0)
+
+
+@covers(*(f"speculation.accept.typical.{option}" for option in ("epsilon", "delta", "lossy_budget")))
+async def typical_acceptance_heeds_its_options(services: Trio) -> None:
+    found = await let_through(services, "typical")
+    strict = await let_through(services, "typical", epsilon=0.5, delta=2.0)
+    assert found > 1 >= await let_through(services, "typical", lossy_budget=1.0)
+    assert found > strict
+    assert await let_through(services, "typical", epsilon=0.5, delta=0.1) > strict
+    assert await let_through(services, "typical", epsilon=0.01, delta=2.0) > strict
+
+
+@covers("speculation.accept.tolerance.tolerance", "speculation.accept.tolerance.lossy_budget")
+async def a_tolerance_heeds_its_options(services: Trio) -> None:
+    found = await let_through(services, "tolerance", tolerance=1.0)
+    assert found > await let_through(services, "tolerance", tolerance=0.0) == 0
+    assert await let_through(services, "tolerance", tolerance=1.0, lossy_budget=0.0) == 0
 
 
 @covers("speculation.accept.jsd.threshold", "speculation.accept.jsd.lossy_budget")

@@ -23,7 +23,7 @@ TOKENIZER = byte_tokenizer(VOCABULARY)
 SAMPLES = 800
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     noise=st.sampled_from([0.0, 0.02, 0.1, 0.4]),

@@ -19,9 +19,9 @@ from tests.support.trio import Trio, trio
 
 VOCABULARY = 4
 PROMPT = (1, 2, 3, 1)
-_SEED = 11
+SEED = 11
 # Chi-square over the 16 pairs with 15 degrees of freedom: P(X > 60.5) = 2e-7 or less for each test.
-_CRITICAL = 60.5
+CRITICAL = 60.5
 _CALLERS = 8
 
 
@@ -38,10 +38,10 @@ async def check_pair_law(
     known exactly. sampling: at temperature 1 unless said otherwise. sayable: tokens that the draft can say, all unless
     given. services: of `trio`. Returns what the completions report."""
     sampling = sampling or {"temperature": 1.0}
-    joint = _pair_law(list(PROMPT), SamplingParams(**sampling))
+    joint = pair_law(sampling)
     counts: Counter[tuple[int, int]] = Counter()
     reports: list[completion_pb2.SpeculationReport] = []
-    target, draft = (tiny_llama(_SEED, vocabulary=VOCABULARY, noise=noise) for noise in (0.0, 0.4))
+    target, draft = (tiny_llama(SEED, vocabulary=VOCABULARY, noise=noise) for noise in (0.0, 0.4))
     if sayable is not None:
         draft = can_say(draft, sayable)
     async with trio(target, draft, byte_tokenizer(VOCABULARY), **services) as running:
@@ -53,15 +53,19 @@ async def check_pair_law(
                 reports.append(found.finish.speculation)
 
         await asyncio.gather(*(sample(range(first, samples, _CALLERS)) for first in range(_CALLERS)))
-    expected = joint * samples
-    statistic = sum(
+    assert all(joint[pair] > 0 for pair in counts)
+    assert statistic(counts, joint) < CRITICAL
+    return reports
+
+
+def statistic(counts: Counter[tuple[int, int]], joint: torch.Tensor) -> float:
+    """Chi-square of the pairs that came against their joint law [V, V]; to be less than CRITICAL."""
+    expected = joint * counts.total()
+    return sum(
         (counts[pair] - float(expected[pair])) ** 2 / float(expected[pair])
         for pair in itertools.product(range(VOCABULARY), repeat=2)
         if expected[pair] > 0
     )
-    assert all(expected[pair] > 0 for pair in counts)
-    assert statistic < _CRITICAL
-    return reports
 
 
 async def _complete(
@@ -70,14 +74,14 @@ async def _complete(
     return await services.complete(list(PROMPT), policy=rules, max_tokens=max_tokens, sampling=dict(sampling))
 
 
-def _pair_law(prompt: list[int], params: SamplingParams) -> torch.Tensor:
+def pair_law(sampling: Mapping[str, Any]) -> torch.Tensor:
     """Exact joint law [V, V] of the second and third generated token, the first summed over.
 
     The second is the first candidate of the first block; the third is its second candidate, its bonus or follows a
     correction: the pair lies across all borders that a round has.
     """
-    runner = ModelRunner(tiny_llama(_SEED, vocabulary=VOCABULARY))
-    chain = SamplingChain(params, VOCABULARY)
+    prompt, runner = list(PROMPT), ModelRunner(tiny_llama(SEED, vocabulary=VOCABULARY))
+    chain = SamplingChain(SamplingParams(**sampling), VOCABULARY)
 
     def law(tokens: list[int]) -> torch.Tensor:
         logits = runner.forward([Block(runner.open(), tokens, 1)])[0]

@@ -98,8 +98,8 @@ def _figures() -> list[Any]:
         ),
         figure(
             "Let through by lossy rules",
-            "Share of all tokens that a lossy accept rule (jsd, adasd, adasd-kde) accepted and the exact one would have"
-            " refused. 0 where every policy is lossless.",
+            "Share of all tokens that a lossy accept rule accepted and the exact one would have refused."
+            " 0 where every policy is lossless.",
             f"{rate('tandem_lossy_tokens_total', *BY_POLICY, window=RANGE)} / {tokens}",
             unit="percentunit", decimals=2, nothing=_NO_ROUND,
         ),
