@@ -1,0 +1,28 @@
+"""Drafters by name, over models that were made, not loaded."""
+
+from __future__ import annotations
+
+from draft_service.drafters.base import Drafter
+from draft_service.drafters.model import ModelDrafter
+from draft_service.making import drafter_of
+from tandem.drafters import drafter_parts
+from tandem.inference.loaded import LoadedModel
+from tandem.tokenization import Tokenizer
+from tandem.wire import model_info
+from tests.support.trio import serve_model
+
+#: Names that stand for every drafter there is, alone and behind others.
+NAMES = (
+    "model", "prompt-lookup", "suffix", "stand", "stand+model", "suffix+model", "model+suffix", "stand+suffix",
+    "prompt-lookup+stand+model",
+)  # fmt: skip
+
+
+def make(name: str, draft: LoadedModel, tokenizer: Tokenizer, *, share_ngrams: bool = False) -> Drafter:
+    """As the draft service makes it. draft: of the part that is a model."""
+
+    def model() -> Drafter:
+        served = serve_model(draft, tokenizer, "tiny-draft")
+        return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+
+    return drafter_of(drafter_parts(name), model, share_ngrams=share_ngrams)
