@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tandem.drafters import DRAFTERS, MODEL, PROMPT_LOOKUP, STAND, drafter_parts
 from tandem.model_settings import ModelSettings
 from tandem.settings import service_config
-
-
-def _known(name: str) -> str:
-    drafter_parts(name)
-    return name
 
 
 class DraftSettings(ModelSettings):
@@ -28,7 +23,7 @@ class DraftSettings(ModelSettings):
         min_length=1,
         description=f"Hugging Face id, folder, GGUF file, embedded:smollm2-draft, or {PROMPT_LOOKUP}.",
     )
-    drafter: Annotated[str, AfterValidator(_known)] | None = Field(
+    drafter: str | None = Field(
         None,
         description=f"What drafts: {', '.join(DRAFTERS)}; several with + between, as {STAND}+{MODEL}: each is asked"
         f" where those before it have nothing to say. Without {MODEL} none is loaded. What --model says if unset.",
@@ -50,17 +45,17 @@ class DraftSettings(ModelSettings):
     @property
     def parts(self) -> tuple[str, ...]:
         """The drafters, in the order in which they are asked."""
-        if self.drafter is None:
-            return (PROMPT_LOOKUP if self.model == PROMPT_LOOKUP else MODEL,)
-        return drafter_parts(self.drafter)
+        return drafter_parts(self.drafter, self.model)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.model == PROMPT_LOOKUP and self.parts != (PROMPT_LOOKUP,):
-            raise ValueError(f"--model {PROMPT_LOOKUP} does not go with --drafter {self.drafter}")
-        if self.look_ahead_rows and self.parts != (MODEL,):
+        try:
+            parts = self.parts
+        except ValueError as error:
+            raise ValueError(f"--drafter (TANDEM_DRAFT_DRAFTER): {error}") from error
+        if self.look_ahead_rows and parts != (MODEL,):
             raise ValueError(f"--look-ahead-rows: only --drafter {MODEL} looks ahead, alone")
-        if self.share_ngrams and STAND not in self.parts:
+        if self.share_ngrams and STAND not in parts:
             raise ValueError(f"--share-ngrams is for --drafter {STAND}")
         return self
 

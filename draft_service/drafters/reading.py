@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -24,12 +23,12 @@ from tandem.inference.observer import EngineObserver
 from tandem.v1 import block_pb2, draft_pb2, model_pb2
 
 # Tokens that are looked at while others wait: some milliseconds.
-_MOST_AT_ONCE = 4096
+_MOST_AT_ONCE = 2048
 _POINT_MASS = torch.zeros(1, dtype=torch.float16)
 
 
-class ReadingDrafter(ABC):
-    """One for a service. target_entries: see `base.Drafter`."""
+class ReadingDrafter:
+    """One for a service; a subclass makes its sequences. target_entries: see `base.Drafter`."""
 
     def __init__(self, name: str, target_entries: int = 0) -> None:
         self.info = model_pb2.ModelInfo(model_id=name)
@@ -37,8 +36,8 @@ class ReadingDrafter(ABC):
         self.target_entries = target_entries
         self._open = 0
 
-    @abstractmethod
-    def _sequence(self, spec: SequenceSpec) -> DraftSequence: ...
+    def _sequence(self, spec: SequenceSpec) -> DraftSequence:
+        raise NotImplementedError
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -60,22 +59,22 @@ class ReadingDrafter(ABC):
         self._open -= 1
 
 
-class ReadingSequence(ABC):
-    """One text; each of its tokens is looked at once."""
+class ReadingSequence:
+    """One text; each of its tokens is looked at once. A subclass takes them in and proposes."""
 
     def __init__(self, owner: ReadingDrafter, spec: SequenceSpec) -> None:
         self._owner = owner
         self._spec = spec
         self._read = 0  # tokens that have been looked at
 
-    @abstractmethod
     def _take_in(self, tokens: Sequence[int], read: int) -> None:
         """Looks at a text of which it has seen the first `read` tokens. On any thread, one at a time."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _propose(self, tokens: Sequence[int], round_number: int, most: int) -> Iterator[Drawn]:
         """Up to `most` candidates, one after the other; ends where it has nothing to say. Whether it does may depend on
         the candidates before and on laws, never on a candidate itself."""
+        raise NotImplementedError
 
     async def draft(
         self,

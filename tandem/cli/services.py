@@ -17,7 +17,7 @@ from typing import Self
 
 from tandem.cli.errors import CliError
 from tandem.cli.signals import signals_wait
-from tandem.drafters import PROMPT_LOOKUP, drafter_parts
+from tandem.drafters import drafter_parts
 from tandem.keys import KeyFileError, read_keys
 from tandem.rpc.server import ListenError, PortTakenError, check_listen
 
@@ -268,16 +268,12 @@ class LocalServices:
 
 def _check_drafter(layout: Layout) -> None:
     """Raises CliError."""
-    if layout.drafter is None:
-        return
-    if layout.draft_model is None:
+    if layout.draft_model is None and layout.drafter is not None:
         raise CliError("--drafter: no draft service is started with --draft-model none")
     try:
-        parts = drafter_parts(layout.drafter)
+        drafter_parts(layout.drafter, layout.draft_model or "")
     except ValueError as error:
         raise CliError(f"--drafter: {error}") from error
-    if layout.draft_model == PROMPT_LOOKUP and parts != (PROMPT_LOOKUP,):
-        raise CliError(f"--drafter {layout.drafter} does not go with --draft-model {PROMPT_LOOKUP}")
 
 
 def _check_ports(layout: Layout) -> None:

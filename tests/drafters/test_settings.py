@@ -12,8 +12,9 @@ from tandem.settings import load_settings
 
 
 def test_parts_are_asked_in_the_order_of_their_names() -> None:
-    assert drafter_parts("stand+model") == ("stand", "model")
-    assert drafter_parts("model+suffix+prompt-lookup") == ("model", "suffix", "prompt-lookup")
+    assert drafter_parts("stand+model", "a/b") == ("stand", "model")
+    assert drafter_parts("model+suffix+prompt-lookup", "a/b") == ("model", "suffix", "prompt-lookup")
+    assert drafter_parts("prompt-lookup", "prompt-lookup") == ("prompt-lookup",)
     assert load_settings(DraftSettings, ["--drafter", "suffix"]).parts == ("suffix",)
     assert load_settings(DraftSettings, []).parts == ("model",)
     assert load_settings(DraftSettings, ["--model", "prompt-lookup"]).parts == ("prompt-lookup",)
@@ -26,7 +27,7 @@ def test_parts_are_asked_in_the_order_of_their_names() -> None:
         (["--drafter", "guess"], "unknown drafter 'guess'; there are model, prompt-lookup, suffix, stand"),
         (["--drafter", "stand+"], "unknown drafter ''"),
         (["--drafter", "stand+stand"], "stand is named twice"),
-        (["--drafter", "stand+model", "--model", "prompt-lookup"], "--model prompt-lookup does not go with --drafter"),
+        (["--drafter", "stand+model", "--model", "prompt-lookup"], "stand+model does not go with prompt-lookup"),
         (["--drafter", "stand+model", "--look-ahead-rows", "8"], "--look-ahead-rows: only --drafter model looks ahead"),
         (["--drafter", "suffix", "--share-ngrams"], "--share-ngrams is for --drafter stand"),
     ],
@@ -53,7 +54,7 @@ def test_only_a_model_that_drafts_alone_looks_ahead() -> None:
     [
         (Layout(drafter="guess"), "--drafter: unknown drafter 'guess'"),
         (Layout(drafter="suffix", draft_model=None), "--drafter: no draft service is started"),
-        (Layout(drafter="suffix", draft_model="prompt-lookup"), "does not go with --draft-model prompt-lookup"),
+        (Layout(drafter="suffix", draft_model="prompt-lookup"), "--drafter: suffix does not go with prompt-lookup"),
     ],
 )
 def test_the_command_refuses_it_before_it_starts_anything(layout: Layout, told: str) -> None:

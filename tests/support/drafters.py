@@ -25,4 +25,4 @@ def make(name: str, draft: LoadedModel, tokenizer: Tokenizer, *, share_ngrams: b
         served = serve_model(draft, tokenizer, "tiny-draft")
         return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
 
-    return drafter_of(drafter_parts(name), model, share_ngrams=share_ngrams)
+    return drafter_of(drafter_parts(name, ""), model, share_ngrams=share_ngrams)
