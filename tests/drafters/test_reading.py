@@ -110,6 +110,17 @@ async def test_stand_says_what_the_target_said_after_the_same_tokens() -> None:
     assert block.log_probabilities == [pytest.approx(math.log(0.5), rel=2e-3)]
 
 
+@pytest.mark.parametrize("rule", [GREEDY, COUPLED])
+async def test_what_stand_sends_has_no_tail_that_could_be_asked_for(
+    rule: sampling_pb2.VerificationRule.ValueType,
+) -> None:
+    """Cut to two entries, .5 and .3 become the whole law."""
+    block = await stand(spec(rule, entries=2))
+    [row] = block.rows
+    assert row.tail_mass == 0 and row.token_ids.tolist() == [0, 1]
+    torch.testing.assert_close(law(row)[1], torch.tensor([0.625, 0.375]).double(), rtol=2e-3, atol=0)
+
+
 async def test_stand_ends_a_block_before_a_law_that_says_too_little() -> None:
     block = await stand(spec(), 5, max_entropy_before=1.0)
     assert (block.token_ids, block.stop) == ([], draft_pb2.DRAFT_STOP_ENTROPY_BEFORE)
