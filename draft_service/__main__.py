@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from draft_service.settings import PROMPT_LOOKUP, DraftSettings
+from draft_service.making import make_drafter
+from draft_service.settings import DraftSettings
 from tandem.inference.parallel.place import check_alone
 from tandem.log import configure_logging
 from tandem.rpc.draining import HandOver
@@ -16,29 +15,8 @@ from tandem.telemetry.services import ModelTelemetry
 from tandem.telemetry.tracing import start_tracing
 from tandem.v1 import draft_pb2_grpc
 
-if TYPE_CHECKING:
-    from draft_service.drafters.base import Drafter
-    from tandem.grammars import Grammars
-
 # A completion that loses its draft goes on at once, and speculates again with another: nothing is won by waiting.
 _HAND_OVER = HandOver(0.0, 0.5)
-
-# Functions import what imports torch, which takes seconds: a mistyped flag does not wait for it.
-
-
-def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
-    """Loads what `--model` names, and the grammars of its tokenizer, None where it has none. Raises ModelError or
-    TokenizationError."""
-    if settings.model == PROMPT_LOOKUP:
-        from draft_service.drafters.prompt_lookup import PromptLookupDrafter
-
-        return PromptLookupDrafter(), None
-    from draft_service.drafters.model import ModelDrafter
-    from tandem.inference.serving import load_engine
-    from tandem.wire import model_info
-
-    served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
-    return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable), served.grammars
 
 
 async def serve(settings: DraftSettings) -> None:
@@ -51,7 +29,7 @@ async def serve(settings: DraftSettings) -> None:
 
 
 async def _serve(settings: DraftSettings, telemetry: ModelTelemetry) -> None:
-    from draft_service.server import DraftServicer
+    from draft_service.server import DraftServicer  # imports torch, which takes seconds: a mistyped flag does not wait
 
     drafter, grammars = make_drafter(settings)
     options = settings.server_options()

@@ -60,9 +60,11 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             sequence = await self._drafter.open(spec)
             session.opened()
             try:
-                yield draft_pb2.DraftResponse(opened=draft_pb2.DraftOpened(model=self._drafter.info))
+                entries = self._drafter.target_entries
+                opened = draft_pb2.DraftOpened(model=self._drafter.info, target_entries=entries)
+                yield draft_pb2.DraftResponse(opened=opened)
                 progress = Progress(list(spec.tokens), self._vocabulary_size, self._most_tokens)
-                stream = DraftStream(sequence, progress, session, self._count_stale, self._pushers)
+                stream = DraftStream(sequence, progress, session, self._count_stale, self._pushers, entries)
                 async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:
                         yield response
@@ -85,8 +87,6 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         sampled = rule in (sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK)
         if sampled and not message.format.max_entries:
             raise TandemError.invalid_field("open.format.max_entries", "must be at least 1 under ratio and block")
-        if not 0 <= message.format.mass <= 1:
-            raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
         return SequenceSpec(
             tokens=tuple(message.prompt_token_ids),
             prompt_length=message.prompt_length or len(message.prompt_token_ids),

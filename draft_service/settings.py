@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tandem.drafters import DRAFTERS, MODEL, PROMPT_LOOKUP, STAND, drafter_parts
 from tandem.model_settings import ModelSettings
 from tandem.settings import service_config
-
-#: `--model` of the drafter that copies from the prompt and the text so far.
-PROMPT_LOOKUP = "prompt-lookup"
 
 
 class DraftSettings(ModelSettings):
@@ -25,6 +23,16 @@ class DraftSettings(ModelSettings):
         min_length=1,
         description=f"Hugging Face id, folder, GGUF file, embedded:smollm2-draft, or {PROMPT_LOOKUP}.",
     )
+    drafter: str | None = Field(
+        None,
+        description=f"What drafts: {', '.join(DRAFTERS)}; several with + between, as {STAND}+{MODEL}: each is asked"
+        f" where those before it have nothing to say. Without {MODEL} none is loaded. What --model says if unset.",
+    )
+    share_ngrams: bool = Field(
+        False,
+        description=f"Let all texts of {STAND} learn from each other. How fast a text is then tells its caller"
+        " something of what others have written.",
+    )
     look_ahead_rows: int | None = Field(
         None,
         ge=0,
@@ -34,6 +42,24 @@ class DraftSettings(ModelSettings):
         " GPU and 0 on a CPU if unset.",
     )
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The drafters, in the order in which they are asked."""
+        return drafter_parts(self.drafter, self.model)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            parts = self.parts
+        except ValueError as error:
+            raise ValueError(f"--drafter (TANDEM_DRAFT_DRAFTER): {error}") from error
+        if self.look_ahead_rows and parts != (MODEL,):
+            raise ValueError(f"--look-ahead-rows: only --drafter {MODEL} looks ahead, alone")
+        if self.share_ngrams and STAND not in parts:
+            raise ValueError(f"--share-ngrams is for --drafter {STAND}")
+        return self
+
     def engine_options(self) -> dict[str, Any]:
         options = super().engine_options()
-        return options | {"limits": replace(options["limits"], ahead_rows=self.look_ahead_rows)}
+        ahead_rows = self.look_ahead_rows if self.parts == (MODEL,) else 0
+        return options | {"limits": replace(options["limits"], ahead_rows=ahead_rows)}

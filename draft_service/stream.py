@@ -13,7 +13,10 @@ from tandem.rpc.errors import TandemError
 from tandem.telemetry.sessions import Session, end_ahead, end_block
 from tandem.telemetry.tracing import NO_SPAN
 from tandem.v1 import draft_pb2
-from tandem.wire import full_row_message
+from tandem.wire import compressed_rows, full_row_message
+
+# Of the target's distributions in one message.
+_MOST_LAWS = 1024
 
 
 class DraftStream:
@@ -26,12 +29,14 @@ class DraftStream:
         session: Session,
         on_stale: Callable[[], None],
         pushers: Pushers | None = None,
+        target_entries: int = 0,
     ) -> None:
-        """pushers: all streams of the service."""
+        """pushers: all streams of the service. target_entries: of its drafter."""
         self._sequence = sequence
         self._progress = progress
         self._session = session
         self._on_stale = on_stale
+        self._target_entries = target_entries
         self._loop = asyncio.get_running_loop()
         self._pushing = Pushing(sequence)
         self._pushers = pushers or Pushers()
@@ -113,7 +118,7 @@ class DraftStream:
         check_look_ahead(message.look_ahead, path="round.look_ahead")
         self._settle()
         span = self._session.block()
-        cached = progress.advance(message.round, message.continuation, path="round.continuation")
+        cached = self._advance(message, "round.continuation")
         foresees = message.look_ahead.max_branches > 0
         block = await self._sequence.draft(progress.tokens, cached, message.round, message.limits, foresees=foresees)
         progress.candidates = block.token_ids
@@ -138,9 +143,30 @@ class DraftStream:
         if message.used > sent:
             raise TandemError.invalid_field("taken.used", f"is {message.used}, but {sent} candidates were sent")
         self._settle(taken=True)
-        progress.advance(message.round, message.continuation, path="taken.continuation")
+        self._advance(message, "taken.continuation")
         progress.candidates = self._sequence.take(position, follows[0], message.used, progress.tokens)
         self._look_ahead(message.look_ahead)
+
+    def _advance(self, message: draft_pb2.DraftRound | draft_pb2.DraftTaken, path: str) -> int:
+        """As `Progress.advance`; what the continuation tells of the target goes to the drafter."""
+        progress, laws = self._progress, message.continuation.target_distributions
+        if laws and not self._target_entries:
+            raise TandemError.invalid_field(f"{path}.target_distributions", "is nothing that this drafter asks for")
+        if len(laws) > _MOST_LAWS:
+            raise TandemError.invalid_field(
+                f"{path}.target_distributions", f"has {len(laws)} entries; at most {_MOST_LAWS}"
+            )
+        cached = progress.advance(message.round, message.continuation, path=path)
+        if laws:
+            if len(laws) > len(progress.tokens):
+                raise TandemError.invalid_field(
+                    f"{path}.target_distributions", f"has {len(laws)} entries for {len(progress.tokens)} tokens"
+                )
+            rows = compressed_rows(
+                laws, path=f"{path}.target_distributions", vocabulary_size=progress.vocabulary_size
+            )
+            self._sequence.told(progress.tokens, rows)
+        return cached
 
     def _look_ahead(self, plan: draft_pb2.LookAhead) -> None:
         """A reader that has not even taken in what came before the last block is not sent more."""

@@ -165,7 +165,7 @@ class Decoder:
         drafted, account = len(block.token_ids), None
 
         async def decide() -> tuple[target_pb2.VerifiedBlock, list[Position], Judgement | None]:
-            verified = await self._target.verify(self._round, block, clock)
+            verified = await self._target.verify(self._round, block, clock, self._draft.target_entries)
             if not drafted:
                 return verified, [], None
             return verified, *(await self._judge(block, verified, clock))
@@ -191,6 +191,7 @@ class Decoder:
         self._target.decided(kept)
         self._tokens += block.token_ids[:kept]
         self._tokens.append(follows)
+        self._draft.told(verified.distributions[: kept + 1], kept + 1)
         if self._round > 1:  # the first takes in the prompt
             parts = self._account.round_ended(clock, drafted=drafted)
             self._watch.timed(parts, clock.took, drafted=drafted)
@@ -264,7 +265,7 @@ class Decoder:
         is_first = self._round == 1  # and takes in the prompt
         prefill = self._watch.span.child(spans.PREFILL) if is_first else NO_SPAN
         with self._watch.exchange(VERIFY_GENERATE) as exchange:
-            generated = self._target.generate(self._round, tokens, lambda: clock)
+            generated = self._target.generate(self._round, tokens, lambda: clock, self._draft.target_entries)
             async with aclosing(generated):
                 async for token in generated:
                     exchange.answered(token.timing)
@@ -291,6 +292,7 @@ class Decoder:
         if token.HasField("model_log_probability"):
             committed.model = ModelLogProbability.of(token.model_log_probability, token.top)
         self._tokens.append(token.token_id)
+        self._draft.told([token.distribution] if token.HasField("distribution") else [], 1)
         return committed
 
     def _learn_alone(self, clock: RoundClock) -> None:

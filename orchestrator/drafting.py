@@ -30,6 +30,7 @@ from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
 from orchestrator.streams import DraftStream
+from orchestrator.target_laws import TargetLaws
 from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
@@ -73,6 +74,7 @@ class DraftSide:
         self._watch = watch
         self._stream: DraftStream | None = None
         self._prefix = Prefix(tokens)
+        self._laws = TargetLaws()
         self._pending: asyncio.Task[Any] | None = None  # an answer that is late
         self._loss: asyncio.TimerHandle | None = None  # when that is too late
         self._return: Return | None = None
@@ -156,6 +158,8 @@ class DraftSide:
         self.cap = message.limits.max_tokens
         block = block_pb2.Block(position=position)
         if self.cap:
+            if self.target_entries:
+                message.continuation.target_distributions.extend(self._laws.take())
             there = self._foreseen(message, limits_message(ahead, min(ahead.max_tokens, left - 1)), clock)
             if there is not None:
                 block = there
@@ -297,6 +301,15 @@ class DraftSide:
             self._rows.saw(time.perf_counter() - began, len(indices))
             return list(answer.rows)
         return None
+
+    @property
+    def target_entries(self) -> int:
+        """How many of the target's likeliest tokens it wants to be told at each position; 0 for none."""
+        return self._stream.target_entries if self._stream is not None else 0
+
+    def told(self, laws: Sequence[distribution_pb2.CompressedDistribution], committed: int) -> None:
+        """So many tokens were committed. laws: p at their positions, none where it was not asked for."""
+        self._laws.add(laws, committed)
 
     def decided(self, kept: int) -> None:
         """So many candidates of the last block are committed, and others after them."""

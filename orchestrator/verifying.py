@@ -113,10 +113,15 @@ class TargetSide:
         with self._watch.exchange(VERIFY_OPEN):
             await self._stream.open(message)
 
-    async def verify(self, round_number: int, block: block_pb2.Block, clock: RoundClock) -> target_pb2.VerifiedBlock:
+    async def verify(
+        self, round_number: int, block: block_pb2.Block, clock: RoundClock, entries: int = 0
+    ) -> target_pb2.VerifiedBlock:
+        """entries: how many of p are wanted at each position; 0 for none."""
         await self.open()
         assert self._stream is not None
-        message = target_pb2.VerifyRound(round=round_number, continuation=self._prefix.continuation(), block=block)
+        message = target_pb2.VerifyRound(
+            round=round_number, continuation=self._prefix.continuation(), block=block, format=_format(entries)
+        )
         with self._watch.exchange(VERIFY_BLOCK) as exchange:
             verified = await self._stream.round(message)
             exchange.answered(verified.timing)
@@ -141,10 +146,11 @@ class TargetSide:
         self._prefix.kept = kept
 
     async def generate(
-        self, round_number: int, most: int, clock: Callable[[], RoundClock]
+        self, round_number: int, most: int, clock: Callable[[], RoundClock], entries: int = 0
     ) -> AsyncGenerator[target_pb2.GeneratedToken]:
         """Plain decoding: up to `most` tokens, fewer where a stop token or the end of the context comes first. Whoever
-        reads commits each before asking for the next. clock: of the token that is being made."""
+        reads commits each before asking for the next. clock: of the token that is being made. entries: as in
+        `verify`."""
         left, is_last = most, False
         current: TargetStream | None = None  # that the tokens come from
         tokens: AsyncGenerator[target_pb2.GeneratedToken] | None = None
@@ -155,7 +161,10 @@ class TargetSide:
             if tokens is None or self._stream is not current:  # at first, and after a loss
                 assert self._stream is not None
                 message = target_pb2.Generate(
-                    round=round_number, continuation=self._prefix.continuation(), max_tokens=left
+                    round=round_number,
+                    continuation=self._prefix.continuation(),
+                    max_tokens=left,
+                    format=_format(entries),
                 )
                 current = self._stream
                 tokens = current.generate(message)
@@ -181,6 +190,10 @@ class TargetSide:
             tokenizer_fingerprint=target.tokenizer_fingerprint,
             vocabulary_size=target.vocabulary_size,
         )
+
+
+def _format(entries: int) -> distribution_pb2.DistributionFormat | None:
+    return distribution_pb2.DistributionFormat(max_entries=entries, mass=1.0) if entries else None
 
 
 def _another_may_do(error: BaseException) -> bool:

@@ -63,10 +63,7 @@ def check_opening(message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, *, path:
     tokens = message.prompt_token_ids
     if not tokens:
         raise TandemError.invalid_field(f"{path}.prompt_token_ids", "is empty")
-    if message.format.max_entries > _MOST_ENTRIES:  # of which a block has many
-        raise TandemError.invalid_field(
-            f"{path}.format.max_entries", f"must be at most {_MOST_ENTRIES}, not {message.format.max_entries}"
-        )
+    check_format(message.format, path=f"{path}.format")
     for field in ("stop_token_ids", "grammar_end_token_ids"):
         if len(getattr(message, field)) > min(vocabulary_size, _MOST_ENDS):
             raise TandemError.invalid_field(f"{path}.{field}", "has more tokens than there are")
@@ -82,6 +79,16 @@ def check_opening(message: draft_pb2.DraftOpen | target_pb2.VerifyOpen, *, path:
         message.grammar_end_token_ids, path=f"{path}.grammar_end_token_ids", vocabulary_size=vocabulary_size
     )
     check_priority(message.priority, path=f"{path}.priority")
+
+
+def check_format(message: distribution_pb2.DistributionFormat, *, path: str) -> None:
+    """Raises TandemError INVALID_FIELD."""
+    if message.max_entries > _MOST_ENTRIES:  # of which a block has many
+        raise TandemError.invalid_field(
+            f"{path}.max_entries", f"must be at most {_MOST_ENTRIES}, not {message.max_entries}"
+        )
+    if not 0 <= message.mass <= 1:
+        raise TandemError.invalid_field(f"{path}.mass", f"must lie in [0, 1], not {message.mass}")
 
 
 def row_message(row: CompressedRow) -> distribution_pb2.CompressedDistribution:

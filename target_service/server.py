@@ -18,8 +18,9 @@ from tandem.rpc.handshake import check_handshake
 from tandem.rpc.sampling import check_token_ids
 from tandem.telemetry.services import ModelTelemetry
 from tandem.telemetry.sessions import Session, end_block
-from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
+from tandem.v1 import block_pb2, distribution_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
+    check_format,
     check_opening,
     compressed_rows,
     constraint,
@@ -31,7 +32,7 @@ from tandem.wire import (
     timing_message,
 )
 from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
-from target_service.session import SessionSpec, TargetSession, Verified
+from target_service.session import RowFormat, SessionSpec, TargetSession, Verified
 from target_service.verification import Rule
 
 _MAX_BLOCK = 64
@@ -98,8 +99,6 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 len(tokens), self._info.context_length, field="open.prompt_token_ids"
             )
         check_opening(message, path="open", vocabulary_size=self._info.vocabulary_size)
-        if not 0 <= message.format.mass <= 1:
-            raise TandemError.invalid_field("open.format.mass", f"must lie in [0, 1], not {message.format.mass}")
         if message.log_probabilities > _MOST_TOP:
             raise TandemError.invalid_field(
                 "open.log_probabilities", f"must be at most {_MOST_TOP}, not {message.log_probabilities}"
@@ -140,14 +139,15 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         span = seen.block()
         candidates = list(message.block.token_ids)
         rows = self._check_block(message.block, session.spec.rule)
-        cached = progress.advance(message.round, message.continuation, path="round.continuation")
+        wanted = _row_format(message.format, "round.format") if message.HasField("format") else session.spec.format
+        cached = _advance(progress, message, "round.continuation")
         if message.block.position != progress.position:
             raise TandemError.prefix_mismatch(
                 "round.block does not start where the text ends",
                 expected=progress.position,
                 received=message.block.position,
             )
-        verified = await session.verify(progress.tokens, cached, candidates, rows)
+        verified = await session.verify(progress.tokens, cached, candidates, rows, wanted)
         progress.candidates = candidates
         end_block(span, message.round, len(candidates), verified.timing)
         return _verified_message(message.round, progress.position, verified)
@@ -219,14 +219,15 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     ) -> AsyncGenerator[target_pb2.VerifyResponse]:
         if message.max_tokens < 1:
             raise TandemError.invalid_field("generate.max_tokens", "must be at least 1")
-        cached = progress.advance(message.round, message.continuation, path="generate.continuation")
+        wanted = _row_format(message.format, "generate.format") if message.HasField("format") else session.spec.format
+        cached = _advance(progress, message, "generate.continuation")
         room = self._info.context_length - progress.position
         if room < 1:
             raise TandemError.invalid_field("generate", "the context is full")
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
         with seen.generation(message.round) as made:
-            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room))) as generated:
+            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room), wanted)) as generated:
                 async for token, timing in generated:
                     made.add(timing)
                     position = progress.position
@@ -258,6 +259,19 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         return target_pb2.GetTargetLoadResponse(
             load=load_message(self._engine.load()), stale_messages=self._stale_messages
         )
+
+
+def _row_format(message: distribution_pb2.DistributionFormat, path: str) -> RowFormat:
+    """Raises TandemError INVALID_FIELD."""
+    check_format(message, path=path)
+    return RowFormat(message.max_entries, message.mass or 1.0)
+
+
+def _advance(progress: Progress, message: target_pb2.VerifyRound | target_pb2.Generate, path: str) -> int:
+    """As `Progress.advance`; a target knows its own distributions."""
+    if message.continuation.target_distributions:
+        raise TandemError.invalid_field(f"{path}.target_distributions", "is for a draft")
+    return progress.advance(message.round, message.continuation, path=path)
 
 
 def _verified_message(round_number: int, position: int, verified: Verified) -> target_pb2.VerifiedBlock:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +27,20 @@ _MOST_WAITING_BYTES = 4 << 20
 _TOKEN_BYTES, _TOP_BYTES = 512, 64
 
 
+class RowFormat(NamedTuple):
+    """What to send of p at each position; 0 entries send none."""
+
+    max_entries: int
+    mass: float
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
     """How a sequence was opened. prompt_length: how many of `tokens` penalties take for the prompt.
 
-    max_entries and mass: what to send of p at each position; 0 entries send none. constraint: what the text may be;
-    the session's own. log_probabilities: how many of the likeliest tokens to name with those of the model; None for
-    nothing of them.
+    max_entries and mass: what to send of p at each position, where a message says nothing else; 0 entries send none.
+    constraint: what the text may be; the session's own. log_probabilities: how many of the likeliest tokens to name
+    with those of the model; None for nothing of them.
     """
 
     tokens: tuple[int, ...]
@@ -45,6 +53,10 @@ class SessionSpec:
     mass: float
     constraint: Constraint | None = None
     log_probabilities: int | None = None
+
+    @property
+    def format(self) -> RowFormat:
+        return RowFormat(self.max_entries, self.mass)
 
 
 @dataclass(slots=True)
@@ -68,14 +80,20 @@ class TargetSession:
         self._log_p: Tensor | None = None  # [n, V] of the last block's candidates, where distances are left open
 
     async def verify(
-        self, tokens: Sequence[int], cached: int, candidates: Sequence[int], rows: Sequence[CompressedRow] | None
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        candidates: Sequence[int],
+        rows: Sequence[CompressedRow] | None,
+        wanted: RowFormat | None = None,
     ) -> Verified:
         """One forward pass over what the cache lacks of `tokens` and all candidates.
 
-        tokens: everything committed. cached: how many leading ones the cache may still hold from before.
+        tokens: everything committed. cached: how many leading ones the cache may still hold from before. wanted: of p;
+        as the sequence was opened with where it is None.
         """
         self._set_history(tokens, cached)
-        work = _Verification(self, tokens, cached, candidates, rows)
+        work = _Verification(self, tokens, cached, candidates, rows, wanted)
         timing = await self._engine.run(work)
         assert work.numbers is not None
         return Verified(work.numbers, timing, work.model)
@@ -100,19 +118,19 @@ class TargetSession:
         return await asyncio.to_thread(compute)
 
     async def generate(
-        self, tokens: Sequence[int], cached: int, max_tokens: int
+        self, tokens: Sequence[int], cached: int, max_tokens: int, wanted: RowFormat | None = None
     ) -> AsyncGenerator[tuple[Token, Timing]]:
-        """Plain decoding: yields up to max_tokens tokens, ending after a stop token.
+        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. wanted: as in `verify`.
 
         The engine does not wait for a reader. So that one who never reads does not gather what is made for it, a piece
         of the text is made, and read, after the other.
         """
         self._set_history(tokens, cached)
         self._log_p = None
-        text = list(tokens)
+        text, wanted = list(tokens), wanted or self.spec.format
         while max_tokens > 0:
-            size = min(max_tokens, self._most_ahead)
-            async with aclosing(self._engine.stream(_Generation(self, text, cached, size))) as items:
+            size = min(max_tokens, self._most_ahead(wanted))
+            async with aclosing(self._engine.stream(_Generation(self, text, cached, size, wanted))) as items:
                 async for item in items:
                     text.append(item[0].token_id)
                     yield item
@@ -120,10 +138,9 @@ class TargetSession:
                 return
             max_tokens, cached = max_tokens - size, len(text)
 
-    @property
-    def _most_ahead(self) -> int:
+    def _most_ahead(self, wanted: RowFormat) -> int:
         """Tokens that may wait for a reader."""
-        entries = min(self.spec.max_entries, self._chain.vocabulary_size)
+        entries = min(wanted.max_entries, self._chain.vocabulary_size)
         each = _TOKEN_BYTES + 6 * entries + _TOP_BYTES * (self.spec.log_probabilities or 0)
         return max(1, _MOST_WAITING_BYTES // each)
 
@@ -135,11 +152,15 @@ class TargetSession:
         self._history.become(tokens[start:], cached - start)
 
     def _block(
-        self, candidates: Sequence[int], rows: Sequence[CompressedRow] | None, position: int
+        self,
+        candidates: Sequence[int],
+        rows: Sequence[CompressedRow] | None,
+        position: int,
+        wanted: RowFormat | None = None,
     ) -> Block:
         spec = self.spec
         return Block(
-            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, spec.max_entries, spec.mass
+            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, *(wanted or spec.format)
         )
 
     def _of_model(
@@ -178,6 +199,7 @@ class _Verification:
         cached: int,
         candidates: Sequence[int],
         rows: Sequence[CompressedRow] | None,
+        wanted: RowFormat | None = None,
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
@@ -185,7 +207,7 @@ class _Verification:
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._block = owner._block(candidates, rows, len(tokens))
+        self._block = owner._block(candidates, rows, len(tokens), wanted)
 
     def next_block(self) -> tuple[Sequence[int], int] | None:
         if self.numbers is not None:
@@ -218,13 +240,21 @@ class _Verification:
 class _Generation:
     """Token by token; runs on the engine's thread."""
 
-    def __init__(self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        owner: TargetSession,
+        tokens: Sequence[int],
+        cached: int,
+        max_tokens: int,
+        wanted: RowFormat | None = None,
+    ) -> None:
         self.sequence = owner._sequence
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
         self._position = len(tokens)
         self._left = max_tokens
+        self._wanted = wanted
         self._feed: Sequence[int] | None = None
         self._started = False
 
@@ -237,7 +267,7 @@ class _Generation:
 
     @classmethod
     def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> Sequence[Token | Exception]:
-        blocks = [work._owner._block((), None, work._position) for work in works]
+        blocks = [work._owner._block((), None, work._position, work._wanted) for work in works]
         results: list[Token | ValueError] = []
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += next_tokens(part, log_p)

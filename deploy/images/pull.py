@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from draft_service.settings import PROMPT_LOOKUP, DraftSettings
+from draft_service.settings import DraftSettings
 from orchestrator.settings import OrchestratorSettings
+from tandem.drafters import MODEL, PROMPT_LOOKUP
 from tandem.models import ModelError, resolve
 from tandem.models.embedded import SMOLLM2_DRAFT, keep_draft
 from tandem.models.reference import GRAFT
@@ -32,14 +33,20 @@ SERVICES: tuple[tuple[type[ServiceSettings], str, str, bool], ...] = (
 
 def wanted() -> dict[tuple[str, str | None], bool]:
     """Names and revisions, and whether a service needs the weights too."""
-    named = [(_value(each, name), _value(each, revision), weights) for each, name, revision, weights in SERVICES]
+    services = [each for each in SERVICES if each[0] is not DraftSettings or _drafts_with_a_model()]
+    named = [(_value(each, name), _value(each, revision), weights) for each, name, revision, weights in services]
     if not any(name for name, *_ in named):
-        named = [(each.model_fields[name].default, None, weights) for each, name, _, weights in SERVICES]
+        named = [(each.model_fields[name].default, None, weights) for each, name, _, weights in services]
     found: dict[tuple[str, str | None], bool] = {}
     for name, revision, weights in named:
         if name and name != PROMPT_LOOKUP:
             found[name, revision] = found.get((name, revision), False) or weights
     return found
+
+
+def _drafts_with_a_model() -> bool:
+    drafter = _value(DraftSettings, "drafter")
+    return drafter is None or MODEL in drafter.split("+")
 
 
 def _value(settings: type[ServiceSettings], field: str) -> str | None:

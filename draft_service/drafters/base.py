@@ -137,6 +137,11 @@ class DraftSequence(Protocol):
         """log q [V] of candidates of the last block. Raises TandemError UNEXPECTED_MESSAGE where none was kept."""
         ...
 
+    def told(self, tokens: Sequence[int], laws: Sequence[CompressedRow]) -> None:
+        """Of a drafter that asks for it: p as the target computed it, at the positions of the last of `tokens`, one
+        each. tokens: everything committed. To be called before the block that follows is asked for."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -150,10 +155,11 @@ class Counts:
 
 
 class Drafter(Protocol):
-    """One per service."""
+    """One per service. target_entries: how many of the target's likeliest tokens it learns from; 0 for none."""
 
     info: model_pb2.ModelInfo
     counts: Counts
+    target_entries: int
 
     async def open(self, spec: SequenceSpec) -> DraftSequence: ...
 

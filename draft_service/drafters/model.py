@@ -14,6 +14,7 @@ from draft_service.drafters.growth import Growth, Voice, candidates, draw_next
 from draft_service.drafters.look_ahead import Base, Branch, LookAhead
 from draft_service.drafters.outcomes import Ranking, likeliest
 from draft_service.drafters.rows import RowsAgain
+from tandem.distributions import CompressedRow
 from tandem.inference import runner
 from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver
@@ -40,6 +41,7 @@ class ModelDrafter:
         self._ranking = ranking
         self.info = info
         self.counts = Counts()
+        self.target_entries = 0
 
     async def start(self) -> None:
         self._engine.start()
@@ -189,6 +191,9 @@ class ModelSequence:
         work = RowsAgain(self._sequence, self._before, candidates, voice)
         await self._engine.run(work)
         return list(work.found)
+
+    def told(self, tokens: Sequence[int], laws: Sequence[CompressedRow]) -> None:
+        """Learns nothing from it."""
 
     async def close(self) -> None:
         self._prefill.cancel()

@@ -5,11 +5,11 @@ refused: a wrong number that could be true cannot be told from a true one.
 """
 
 from orchestrator.answers.ahead import check_ahead, check_branch
-from orchestrator.answers.draft import check_drafted, check_rows
+from orchestrator.answers.draft import check_draft_opened, check_drafted, check_rows
 from orchestrator.answers.numbers import MalformedAnswerError
 from orchestrator.answers.target import check_generated, check_resolved, check_verified
 
 __all__ = [
-    "MalformedAnswerError", "check_ahead", "check_branch", "check_drafted", "check_generated", "check_resolved",
-    "check_rows", "check_verified",
+    "MalformedAnswerError", "check_ahead", "check_branch", "check_draft_opened", "check_drafted", "check_generated",
+    "check_resolved", "check_rows", "check_verified",
 ]  # fmt: skip

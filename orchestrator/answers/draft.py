@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from orchestrator.answers.numbers import (
+    LEAST_ENTRY,
     LEAST_LOG,
     ROUNDING,
     MalformedAnswerError,
     check_place,
+    check_row,
     check_timing,
     check_tokens,
     most_entropy,
@@ -24,8 +26,14 @@ from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, sampling_pb2
 
 # Under these the target needs the law that each candidate was drawn from.
 _SAMPLED = frozenset({sampling_pb2.VERIFICATION_RULE_RATIO, sampling_pb2.VERIFICATION_RULE_BLOCK})
-# Less is no probability in half precision, nor in a double's exponential.
-_LEAST_ENTRY = -700.0
+# Of the target's distributions, that a draft may ask for.
+_MOST_TARGET_ENTRIES = 64
+
+
+def check_draft_opened(opened: draft_pb2.DraftOpened) -> None:
+    """Raises MalformedAnswerError."""
+    if opened.target_entries > _MOST_TARGET_ENTRIES:
+        raise MalformedAnswerError(f"it wants {opened.target_entries} entries of the target's distributions")
 
 
 def check_drafted(
@@ -66,19 +74,9 @@ def _check_distributions(
     if rows and not most:
         raise MalformedAnswerError("it has distributions that were not asked for")
     for token, row in zip(tokens, rows, strict=False):  # a drafter without distributions sends none
-        _check_row(row, most)
+        check_row(row, most)
         if is_sampled and (row.tail_mass > 0 or not _lists(row.token_ids, token)):
             raise MalformedAnswerError("a distribution is not the whole law that its candidate was drawn from")
-
-
-def _check_row(row: distribution_pb2.CompressedDistribution, most: int) -> None:
-    entries, rest = divmod(len(row.token_ids), 4)
-    if rest or not 1 <= entries <= most or len(row.log_probabilities) != 2 * entries:
-        raise MalformedAnswerError("a distribution has not as many tokens as numbers, or too many")
-    # They fall: the first is the largest, the last the smallest.
-    (first,), (last,) = struct.unpack_from("<e", row.log_probabilities), struct.unpack("<e", row.log_probabilities[-2:])
-    if not (last >= _LEAST_ENTRY and first <= 0 and last <= first and 0 <= row.tail_mass < 1):
-        raise MalformedAnswerError("a distribution's numbers are no probabilities")
 
 
 def _lists(token_ids: bytes, token: int) -> bool:
@@ -100,6 +98,6 @@ def check_rows(opening: draft_pb2.DraftOpen, asked: draft_pb2.DraftRows, rows: d
         if len(row.log_probabilities) != size:
             raise MalformedAnswerError(f"a full row has {len(row.log_probabilities)} bytes, not {size}")
         numbers = np.frombuffer(row.log_probabilities, "<f2")
-        if not (numbers <= 0).all() or not numbers.max() >= _LEAST_ENTRY:
+        if not (numbers <= 0).all() or not numbers.max() >= LEAST_ENTRY:
             raise MalformedAnswerError("a full row's numbers are no probabilities")
     check_timing(rows.timing)

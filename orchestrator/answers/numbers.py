@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 
-from tandem.v1 import block_pb2
+from tandem.v1 import block_pb2, distribution_pb2
 
 #: By which a number may lie on the wrong side of its bound: they are rounded, to half precision at worst.
 ROUNDING = 1e-3
 #: The least logarithm of something that has been drawn.
 LEAST_LOG = -3.5e38
+#: Less is no probability in half precision, nor in a double's exponential.
+LEAST_ENTRY = -700.0
 # Of a round, or of one pass: whatever is slower than that is not waited for.
 _MOST_MICROSECONDS = 24 * 3600 * 1_000_000
 _MOST_TOKENS = 1 << 40
@@ -52,6 +55,17 @@ def check_tokens(token_ids: Sequence[int], vocabulary: int) -> None:
     """Raises MalformedAnswerError."""
     if token_ids and max(token_ids) >= vocabulary:
         raise MalformedAnswerError(f"token {max(token_ids)} is outside the vocabulary of {vocabulary}")
+
+
+def check_row(row: distribution_pb2.CompressedDistribution, most: int) -> None:
+    """Raises MalformedAnswerError for a distribution that cannot be one, or has more than `most` entries."""
+    entries, rest = divmod(len(row.token_ids), 4)
+    if rest or not 1 <= entries <= most or len(row.log_probabilities) != 2 * entries:
+        raise MalformedAnswerError("a distribution has not as many tokens as numbers, or too many")
+    # They fall: the first is the largest, the last the smallest.
+    (first,), (last,) = struct.unpack_from("<e", row.log_probabilities), struct.unpack("<e", row.log_probabilities[-2:])
+    if not (last >= LEAST_ENTRY and first <= 0 and last <= first and 0 <= row.tail_mass < 1):
+        raise MalformedAnswerError("a distribution's numbers are no probabilities")
 
 
 def check_timing(timing: block_pb2.Timing) -> None:

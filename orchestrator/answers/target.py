@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from orchestrator.answers.numbers import (
     LEAST_LOG,
     ROUNDING,
     MalformedAnswerError,
     check_place,
+    check_row,
     check_timing,
     check_tokens,
     most_entropy,
     vocabulary_of,
     within,
 )
-from tandem.v1 import sampling_pb2, target_pb2
+from tandem.v1 import distribution_pb2, sampling_pb2, target_pb2
 
 # Under these a candidate is accepted iff it is the target's own token, which is the correction, too.
 _MATCHING = frozenset({sampling_pb2.VERIFICATION_RULE_GREEDY, sampling_pb2.VERIFICATION_RULE_COUPLED})
@@ -30,7 +33,9 @@ def check_verified(
     check_place(verified.round, asked.round, verified.position, asked.block.position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
     size, measured = len(asked.block.token_ids), len(asked.block.distributions)
-    _check_lengths(verified, size, measured, size + 1 if opening.format.max_entries else 0)
+    entries = _entries(opening, asked)
+    _check_lengths(verified, size, measured, size + 1 if entries else 0)
+    _check_rows(verified.distributions, entries, vocabulary)
     own, corrections = verified.target_token_ids[:], verified.correction_token_ids[:]
     check_tokens(own + corrections, vocabulary)
     _check_numbers(verified, most_entropy(vocabulary))
@@ -41,6 +46,21 @@ def check_verified(
     if verified.HasField("model"):
         _check_model(verified.model, size, min(opening.log_probabilities, vocabulary), vocabulary)
     check_timing(verified.timing)
+
+
+def _entries(opening: target_pb2.VerifyOpen, asked: target_pb2.VerifyRound | target_pb2.Generate) -> int:
+    """How many of each p were asked for, at most."""
+    return (asked if asked.HasField("format") else opening).format.max_entries
+
+
+def _check_rows(rows: Sequence[distribution_pb2.CompressedDistribution], most: int, vocabulary: int) -> None:
+    """They go on to a draft, which would take what is wrong with them for a fault of this service."""
+    for row in rows:
+        check_row(row, most)
+        ids = np.frombuffer(row.token_ids, "<u4")
+        check_tokens(ids.tolist(), vocabulary)
+        if len(np.unique(ids)) < len(ids):
+            raise MalformedAnswerError("a distribution names a token twice")
 
 
 def _check_lengths(verified: target_pb2.VerifiedBlock, size: int, measured: int, rows: int) -> None:
@@ -133,8 +153,10 @@ def check_generated(
     is_last = before + 1 >= asked.max_tokens or 0 < context_length <= position + 1
     if token.last != (is_last or token.token_id in opening.stop_token_ids):
         raise MalformedAnswerError("it goes on behind its end" if not token.last else "it ends before its end")
-    if token.HasField("distribution") != (opening.format.max_entries > 0):
+    entries = _entries(opening, asked)
+    if token.HasField("distribution") != (entries > 0):
         raise MalformedAnswerError("a distribution is missing, or was not asked for")
+    _check_rows([token.distribution] if entries else [], entries, vocabulary)
     _check_model_of(opening, token, vocabulary)
     check_timing(token.timing)
 

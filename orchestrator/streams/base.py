@@ -139,9 +139,13 @@ class Stream(Generic[RequestT]):
         if not self._opened:
             opened = await self._read("opened")
             self._opened = True
+            self._take_opened(opened)
             if self._replica is not None and opened.HasField("model"):
                 self._replica.serves(opened.model)
                 self._check_model(opened.model)
+
+    def _take_opened(self, opened: Any) -> None:
+        """What else the service says of itself. Raises TandemError where that cannot be."""
 
     def _check_model(self, found: model_pb2.ModelInfo) -> None:
         """Raises TandemError where what was opened is not what the sequence was meant for."""

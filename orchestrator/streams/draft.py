@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from orchestrator.answers import check_ahead, check_branch, check_drafted, check_rows
+from orchestrator.answers import check_ahead, check_branch, check_draft_opened, check_drafted, check_rows
 from orchestrator.look_ahead.foreseen import Base, Foreseen
 from orchestrator.replicas import DRAFT
 from orchestrator.streams.base import Stream
@@ -20,6 +20,8 @@ class DraftStream(Stream[draft_pb2.DraftRequest]):
     """One sequence in a draft service."""
 
     service = DRAFT
+    #: How many of the target's likeliest tokens it learns from; 0 for none, and before it has answered.
+    target_entries = 0
 
     def open(self, message: draft_pb2.DraftOpen) -> None:
         """Begins to connect and to send `message`; the first `round` waits for both and reads the answer."""
@@ -93,6 +95,10 @@ class DraftStream(Stream[draft_pb2.DraftRequest]):
     async def _after(self, written: asyncio.Task[None], request: draft_pb2.DraftRequest) -> None:
         await written
         await self._write(request)
+
+    def _take_opened(self, opened: draft_pb2.DraftOpened) -> None:
+        self._check(check_draft_opened, opened)
+        self.target_entries = opened.target_entries
 
     async def _receive(self) -> Any:
         return await (super()._receive() if self._reading is None else self._reading.next())

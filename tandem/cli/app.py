@@ -73,6 +73,7 @@ def up(
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
+    drafter: flags.Drafter = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
@@ -90,6 +91,7 @@ def up(
     tandem up --port 0 --draft-port 0 --target-port 0 --http-port 0    # on free ports
     tandem up --target-model ./large --draft-model ./small
     tandem up --draft-model prompt-lookup
+    tandem up --drafter stand+model    # what the target has said before; where that is nothing, the draft model
     """
     layout = Layout(
         host=host,
@@ -101,6 +103,7 @@ def up(
         target_revision=target_revision,
         draft_model=None if draft_model == "none" else draft_model,
         draft_revision=draft_revision,
+        drafter=drafter,
         dtype=dtype,
         weights=weights,
         draft_weights=draft_weights,
@@ -167,6 +170,7 @@ def complete(
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
+    drafter: flags.Drafter = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
@@ -195,7 +199,7 @@ def complete(
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
     layout = _layout(
-        target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
+        target_model, target_revision, draft_model, draft_revision, drafter, dtype, weights, draft_weights, threads
     )
     with connected(endpoint, layout, _stderr, Access(ca, certificate, key, api_key)) as client:
         responses = client.complete(request, timeout=timeout)
@@ -236,6 +240,7 @@ def chat(
     target_revision: flags.Revision = None,
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
+    drafter: flags.Drafter = None,
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
@@ -255,7 +260,7 @@ def chat(
     if system:
         request.chat.messages.add(role="system", content=checked(system, "system"))
     layout = _layout(
-        target_model, target_revision, draft_model, draft_revision, dtype, weights, draft_weights, threads
+        target_model, target_revision, draft_model, draft_revision, drafter, dtype, weights, draft_weights, threads
     )
     with connected(endpoint, layout, _stderr, Access(ca, certificate, key, api_key)) as client:
         if audit:
@@ -324,6 +329,7 @@ def _layout(
     target_revision: str | None,
     draft_model: str,
     draft_revision: str | None,
+    drafter: str | None,
     dtype: str,
     weights: str,
     draft_weights: str | None,
@@ -334,6 +340,7 @@ def _layout(
         target_revision=target_revision,
         draft_model=None if draft_model == "none" else draft_model,
         draft_revision=draft_revision,
+        drafter=drafter,
         dtype=dtype,
         weights=weights,
         draft_weights=draft_weights,

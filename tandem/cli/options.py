@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from tandem.cli.errors import NOT_UTF8, CliError
 from tandem.cli.grammars import grammar_of
+from tandem.drafters import DRAFTERS
 from tandem.policies import ACCEPT_RULES, NAMED, STOP_RULES, policy_from_names
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_sampling
@@ -35,6 +36,14 @@ DraftModel = Annotated[
     str,
     typer.Option(
         help="Draft of services started here: as the target, embedded:smollm2-draft, prompt-lookup, or none."
+    ),
+]
+Drafter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[+NAME]",
+        help=f"What drafts in services started here: {', '.join(DRAFTERS)}; each is asked where those before it have"
+        " nothing to say. What --draft-model says if unset.",
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]

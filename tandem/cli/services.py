@@ -17,6 +17,7 @@ from typing import Self
 
 from tandem.cli.errors import CliError
 from tandem.cli.signals import signals_wait
+from tandem.drafters import drafter_parts
 from tandem.keys import KeyFileError, read_keys
 from tandem.rpc.server import ListenError, PortTakenError, check_listen
 
@@ -26,7 +27,7 @@ _STOP_SECONDS = 15.0
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What to start. Ports: 0 takes a free one. http_port: None serves no HTTP. draft_model: None starts no draft
-    service.
+    service. drafter: what drafts, see `tandem.drafters`; None for what draft_model says.
 
     weights: of both models, see `load_model`; draft_weights: of the draft's, where they are others. tokenizer: model
     whose tokenizer is used, where it is not the target's. api_keys: file of those that callers are asked for; None for
@@ -42,6 +43,7 @@ class Layout:
     target_revision: str | None = None
     draft_model: str | None = "embedded:smollm2-draft"
     draft_revision: str | None = None
+    drafter: str | None = None
     dtype: str = "bfloat16"
     weights: str = "auto"
     draft_weights: str | None = None
@@ -183,6 +185,7 @@ class LocalServices:
 
     def _start(self) -> None:
         layout = self._layout
+        _check_drafter(layout)
         _check_ports(layout)
         if layout.api_keys is not None:
             try:
@@ -208,6 +211,7 @@ class LocalServices:
                 "draft_service",
                 [*common, *model_flags, "--weights", layout.draft_weights or layout.weights]
                 + ["--port", str(layout.draft_port)]
+                + ([] if layout.drafter is None else ["--drafter", layout.drafter])
                 + _model(layout.draft_model, layout.draft_revision),
             )
         self._wait_until_ready()
@@ -260,6 +264,16 @@ class LocalServices:
         # The orchestrator first: it stops sending work before those that do it go away.
         for service in reversed(self._services):
             service.terminate()
+
+
+def _check_drafter(layout: Layout) -> None:
+    """Raises CliError."""
+    if layout.draft_model is None and layout.drafter is not None:
+        raise CliError("--drafter: no draft service is started with --draft-model none")
+    try:
+        drafter_parts(layout.drafter, layout.draft_model or "")
+    except ValueError as error:
+        raise CliError(f"--drafter: {error}") from error
 
 
 def _check_ports(layout: Layout) -> None:

@@ -82,6 +82,7 @@ class Continuation(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TARGET_DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Absolute position of the first of `token_ids`: what was committed before
     the last block, plus `kept`. A mismatch is refused with PREFIX_MISMATCH.
@@ -97,16 +98,25 @@ class Continuation(_message.Message):
         holds them. None directly after opening.
         """
 
+    @_builtins.property
+    def target_distributions(self) -> _containers.RepeatedCompositeFieldContainer[_distribution_pb2.CompressedDistribution]:
+        """To a draft that asks for it (`target_entries` of DraftOpened), and refused by
+        all others: p at the positions of the text's last tokens, in order, the last
+        one at that of the last of `token_ids`. As many as are known without a gap,
+        which may be fewer or more than are new; at most 1024.
+        """
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         kept: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        target_distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "position", b"position", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "position", b"position", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,7 +47,7 @@ class _DraftStopEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftStop.V
     DRAFT_STOP_CONTEXT: _DraftStop.ValueType  # 7
     """The draft's context is full."""
     DRAFT_STOP_NO_PROPOSAL: _DraftStop.ValueType  # 8
-    """The drafter has no proposal (prompt look-up without a match; a model that can say nothing of what may follow)."""
+    """The drafter has no proposal (nothing in the text is like its end; a model that can say nothing of what may follow)."""
     DRAFT_STOP_SURVIVAL: _DraftStop.ValueType  # 9
     """The product of expected acceptances fell below min_survival."""
 
@@ -71,7 +71,7 @@ DRAFT_STOP_END_TOKEN: DraftStop.ValueType  # 6
 DRAFT_STOP_CONTEXT: DraftStop.ValueType  # 7
 """The draft's context is full."""
 DRAFT_STOP_NO_PROPOSAL: DraftStop.ValueType  # 8
-"""The drafter has no proposal (prompt look-up without a match; a model that can say nothing of what may follow)."""
+"""The drafter has no proposal (nothing in the text is like its end; a model that can say nothing of what may follow)."""
 DRAFT_STOP_SURVIVAL: DraftStop.ValueType  # 9
 """The product of expected acceptances fell below min_survival."""
 Global___DraftStop: _TypeAlias = DraftStop  # noqa: Y015
@@ -562,6 +562,12 @@ class DraftOpened(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    TARGET_ENTRIES_FIELD_NUMBER: _builtins.int
+    target_entries: _builtins.int
+    """How many of the target's likeliest tokens the draft learns from: it wants p
+    cut to so many with each continuation, see `target_distributions`. At most
+    64; 0: nothing of it, which is then refused.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
         """What is served."""
@@ -570,10 +576,11 @@ class DraftOpened(_message.Message):
         self,
         *,
         model: _model_pb2.ModelInfo | None = ...,
+        target_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "target_entries", b"target_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,7 +46,7 @@ class ModelInfo(_message.Message):
     tokenizer_fingerprint: _builtins.str
     """SHA-256 in lower-case hex over the vocabulary, the added tokens and the
     merges of the tokenizer. Empty only for a drafter without a vocabulary of
-    its own (prompt look-up), which works with any target.
+    its own (one that only reads the text), which works with any target.
     """
     vocabulary_size: _builtins.int
     """Token ids lie in [0, vocabulary_size): those of the tokenizer. An output

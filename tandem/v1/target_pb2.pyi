@@ -180,6 +180,7 @@ class VerifyRound(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, growing within a sequence, from 0 or more; a message
     whose round is not larger than the last one's is dropped and counted, and
@@ -193,16 +194,23 @@ class VerifyRound(_message.Message):
     def block(self) -> _block_pb2.Block:
         """The candidates; empty asks for the target's own next token only."""
 
+    @_builtins.property
+    def format(self) -> _distribution_pb2.DistributionFormat:
+        """What to send of p at each position of this block; unset: as the sequence was
+        opened with.
+        """
+
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         continuation: _block_pb2.Continuation | None = ...,
         block: _block_pb2.Block | None = ...,
+        format: _distribution_pb2.DistributionFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "format", b"format", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +255,7 @@ class Generate(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """As in VerifyRound."""
     max_tokens: _builtins.int
@@ -255,16 +264,21 @@ class Generate(_message.Message):
     def continuation(self) -> _block_pb2.Continuation:
         """As in VerifyRound."""
 
+    @_builtins.property
+    def format(self) -> _distribution_pb2.DistributionFormat:
+        """As in VerifyRound."""
+
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         continuation: _block_pb2.Continuation | None = ...,
         max_tokens: _builtins.int = ...,
+        format: _distribution_pb2.DistributionFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "max_tokens", b"max_tokens", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "format", b"format", "max_tokens", b"max_tokens", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -138,6 +138,12 @@ def test_pull_fetches_what_the_services_will_look_for(tmp_path: Path) -> None:
     # Of a service whose model is not named nothing is fetched, unless none is; and prompt lookup has no model.
     done = pull(home, TANDEM_DRAFT_MODEL="prompt-lookup", TANDEM_ORCHESTRATOR_TOKENIZER="embedded:smollm2")
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == ["embedded:smollm2"]
+    # Nor has a drafter that has no model part, whatever is named beside it.
+    for drafter, fetched in (("suffix+stand", [str(model)]), ("stand+model", [str(model), "embedded:smollm2-draft"])):
+        named = {"TANDEM_TARGET_MODEL": str(model), "TANDEM_DRAFT_MODEL": "embedded:smollm2-draft"}
+        done = pull(home, **named, TANDEM_DRAFT_DRAFTER=drafter)
+        assert [line.split(": ")[0] for line in done.stdout.splitlines()][: len(fetched)] == fetched
+        assert ("embedded:smollm2-draft" in done.stdout) == ("model" in drafter.split("+"))
     named = [line.split(": ")[0] for line in pull(home).stdout.splitlines()]
     assert named == ["embedded:smollm2", "embedded:smollm2-draft", "embedded:smollm2"]
 

@@ -12,13 +12,14 @@ import pytest
 
 from orchestrator.answers import (
     MalformedAnswerError,
+    check_draft_opened,
     check_drafted,
     check_generated,
     check_resolved,
     check_rows,
     check_verified,
 )
-from tandem.v1 import draft_pb2, target_pb2
+from tandem.v1 import distribution_pb2, draft_pb2, target_pb2
 
 GREEDY, RATIO = 1, 2
 NAN, INFINITY = math.nan, math.inf
@@ -146,6 +147,47 @@ def test_under_the_ratio_test_acceptances_lie_between_0_and_1() -> None:
     answer.acceptance_probabilities[:] = [0.3, 1.0]
     answer.correction_token_ids[0] = 2
     check_verified(opening, asked, answer)
+
+
+def with_rows(*rows: dict[str, Any], opened: int = 0, wanted: int | None = 2) -> tuple[Any, ...]:
+    """A block of which so many entries of p were asked for, at the opening or by the round."""
+    opening, asked, answer = verified()
+    opening.format.max_entries = opened
+    if wanted is not None:
+        asked.format.max_entries = wanted
+    answer.distributions.extend(distribution_pb2.CompressedDistribution(**each) for each in rows)
+    return opening, asked, answer
+
+
+def test_distributions_of_the_target_are_those_that_were_asked_for() -> None:
+    rows = [row(1, 2, tail=0.1), row(3), row(9, 0)]
+    check_verified(*with_rows(*rows))
+    check_verified(*with_rows(*rows, opened=2, wanted=None))
+    check_verified(*with_rows(opened=2, wanted=0))
+    for arguments in (
+        with_rows(*rows[:2]), with_rows(), with_rows(*rows, wanted=None), with_rows(*rows, opened=2, wanted=0),
+        with_rows(*rows, wanted=1), with_rows(*rows[:2], row(1, 1)), with_rows(*rows[:2], row(1, VOCABULARY)),
+        with_rows(*rows[:2], row(1, logs=(0.5,))), with_rows(*rows[:2], row(1, tail=1.5)), with_rows(*rows[:2], {}),
+    ):  # fmt: skip
+        with pytest.raises(MalformedAnswerError):
+            check_verified(*arguments)
+
+
+def test_a_tokens_distribution_is_the_one_that_was_asked_for() -> None:
+    asked = target_pb2.Generate()
+    asked.CopyFrom(GENERATE)
+    asked.format.max_entries = 2
+    check_generated(OPENING, asked, generated(distribution=row(1, 2)), before=1, context_length=0)
+    for fields in ({}, {"distribution": row(1, 2, 3)}, {"distribution": row(4, 4)}, {"distribution": {}}):
+        with pytest.raises(MalformedAnswerError):
+            check_generated(OPENING, asked, generated(**fields), before=1, context_length=0)
+
+
+def test_a_draft_may_ask_for_some_of_the_targets_distributions() -> None:
+    for entries in (0, 10, 64):
+        check_draft_opened(draft_pb2.DraftOpened(target_entries=entries))
+    with pytest.raises(MalformedAnswerError, match="65"):
+        check_draft_opened(draft_pb2.DraftOpened(target_entries=65))
 
 
 def generated(**fields: Any) -> target_pb2.GeneratedToken:

@@ -1,5 +1,5 @@
 """Every lossless accept rule with every stop rule and every drafter that there is: the text, or its law, is that of the
-target alone. The rules come from the registries and the drafters from `tests.support.drafters`: a new one is here too.
+target alone. The rules come from the registries and the drafters from `tandem.drafters`: a new one is here too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from orchestrator import acceptance, stopping
+from tandem.drafters import DRAFTERS
 from tandem.v1 import policy_pb2
-from tests.support.drafters import DRAFTERS, drafter_classes
+from tests.support.drafters import make
 from tests.support.pair_law import CRITICAL, PROMPT, SEED, VOCABULARY, pair_law, statistic
 from tests.support.tiny import tiny_llama
 from tests.support.tokens import byte_tokenizer
@@ -19,6 +20,8 @@ from tests.support.trio import Trio, trio
 
 LOSSLESS = [name for name, rule in acceptance.RULES.items() if issubclass(rule, acceptance.LosslessRule)]
 STOPS = list(stopping.RULES)
+# And one behind another.
+NAMES = (*DRAFTERS, "stand+model")
 # A sampled text of each pair of rules; all stop rules together are one sample.
 SAMPLES_OF_EACH = 30
 _CALLERS = 8
@@ -35,15 +38,13 @@ def policies(accept: str) -> dict[str, policy_pb2.SpeculationPolicy]:
     }
 
 
-def test_every_drafter_is_in_the_matrix() -> None:
-    assert drafter_classes() == DRAFTERS.keys()
-
-
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", NAMES)
 async def test_greedy_texts_are_the_targets_own(drafter: str) -> None:
     seed, vocabulary, prompt = 2, 64, [5, 6, 5, 6, 5]  # it repeats itself, so that look-up finds something
     drafted, accepted = Counter[str](), 0
-    async with trio(tiny_llama(seed), DRAFTERS[drafter](seed, vocabulary), byte_tokenizer(vocabulary)) as services:
+    tokenizer = byte_tokenizer(vocabulary)
+    made = make(drafter, tiny_llama(seed, noise=0.1), tokenizer)
+    async with trio(tiny_llama(seed), made, tokenizer) as services:
         alone = await services.complete(prompt, max_tokens=24)
         for accept in LOSSLESS:
             for stop, policy in policies(accept).items():
@@ -57,10 +58,12 @@ async def test_greedy_texts_are_the_targets_own(drafter: str) -> None:
     assert all(drafted[stop] > 0 for stop in STOPS) and accepted > 0
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", NAMES)
 async def test_coupled_texts_are_the_targets_own_for_their_seeds(drafter: str) -> None:
     seed, vocabulary, prompt = 3, 64, [5, 6, 5, 6, 5]
-    async with trio(tiny_llama(seed), DRAFTERS[drafter](seed, vocabulary), byte_tokenizer(vocabulary)) as services:
+    tokenizer = byte_tokenizer(vocabulary)
+    made = make(drafter, tiny_llama(seed, noise=0.1), tokenizer)
+    async with trio(tiny_llama(seed), made, tokenizer) as services:
         for sampling in ({"temperature": 1.0, "seed": 7}, {"temperature": 0.7, "top_p": 0.9, "seed": 2**64 - 1}):
             alone = await services.complete(prompt, max_tokens=16, sampling=sampling)
             for stop, policy in policies("coupled").items():
@@ -69,7 +72,7 @@ async def test_coupled_texts_are_the_targets_own_for_their_seeds(drafter: str) -
 
 
 @pytest.mark.parametrize("accept", [name for name in LOSSLESS if name != "coupled"])  # whose texts are known one by one
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", NAMES)
 async def test_sampled_texts_have_the_targets_law(drafter: str, accept: str) -> None:
     """By chi-square over pairs of tokens, as in `pair_law`, with its error rate: the law is one for all stop rules, so
     that their samples count together. That each stop rule by itself keeps it is enumerated in `tests/statistics`."""
@@ -84,20 +87,19 @@ async def test_another_law_is_seen() -> None:
     lossy = policies("exact")
     for each in lossy.values():
         each.accept.CopyFrom(rule)
-    counts, _ = await sampled("ModelDrafter", lossy, noise=0.4)
+    counts, _ = await sampled("model", lossy, noise=0.4)
     assert statistic(counts, pair_law({"temperature": 1.0})) > CRITICAL
 
 
 async def sampled(
-    drafter: str, rules: dict[str, policy_pb2.SpeculationPolicy], noise: float | None = None
+    drafter: str, rules: dict[str, policy_pb2.SpeculationPolicy], noise: float = 0.1
 ) -> tuple[Counter[tuple[int, int]], int]:
-    """The second and third token of so many completions by each policy, and how many tokens were drafted."""
+    """The second and third token of so many completions by each policy, and how many tokens were drafted. What is
+    learnt is shared: a text of four tokens would end before it is of use."""
     counts: Counter[tuple[int, int]] = Counter()
-    target = tiny_llama(SEED, vocabulary=VOCABULARY)
-    draft = DRAFTERS[drafter](SEED, VOCABULARY)
-    if noise is not None:
-        draft = tiny_llama(SEED, vocabulary=VOCABULARY, noise=noise)
-    async with trio(target, draft, byte_tokenizer(VOCABULARY)) as services:
+    target, tokenizer = tiny_llama(SEED, vocabulary=VOCABULARY), byte_tokenizer(VOCABULARY)
+    draft = tiny_llama(SEED, vocabulary=VOCABULARY, noise=noise)
+    async with trio(target, make(drafter, draft, tokenizer, share_ngrams=True), tokenizer) as services:
 
         async def work(jobs: list[tuple[int, policy_pb2.SpeculationPolicy]], running: Trio) -> int:
             made = 0

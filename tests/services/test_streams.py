@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from draft_service.drafters.stand import StandDrafter
 from tandem.rpc.channels import connect
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import make_handshake
@@ -163,6 +164,78 @@ async def test_a_block_ends_where_its_survival_falls_below_the_entry_of_its_leng
         assert len(answer.block.token_ids) == length, survival
         stopped = draft_pb2.DRAFT_STOP_MAX_TOKENS if length == 3 else draft_pb2.DRAFT_STOP_SURVIVAL
         assert answer.stop == stopped
+
+
+LAW = {"token_ids": b"\5\0\0\0", "log_probabilities": b"\0\0"}
+
+
+@pytest.mark.parametrize("side", ["draft", "target"])
+async def test_distributions_of_the_target_are_for_a_draft_that_asks_for_them(talk: SimpleNamespace, side: str) -> None:
+    for kind in ("round",) if side == "draft" else ("round", "generate"):
+        stream = getattr(talk, side)()
+        await stream.ask(open=OPEN)
+        continuation = _at(3) | {"target_distributions": [LAW]}
+        rest = {"limits": LIMITS} if side == "draft" else {"max_tokens": 1} if kind == "generate" else {}
+        error = await stream.refusal(**{kind: {"round": 1, "continuation": continuation, **rest}})
+        assert (error.reason, error.field) == ("INVALID_FIELD", f"{kind}.continuation.target_distributions")
+
+
+@pytest.mark.parametrize(
+    ("laws", "field"),
+    [
+        ([LAW] * 1025, ""),
+        ([LAW] * 4, ""),
+        ([LAW, {"token_ids": b"\1"}], "[1]"),
+        ([LAW | {"log_probabilities": b"\0\x7e"}], "[0]"),
+    ],
+    ids=["too many", "more than the text has tokens", "no ids", "no number"],
+)
+async def test_distributions_of_the_target_that_cannot_be_are_refused_by_the_draft(
+    laws: list[dict[str, bytes]], field: str
+) -> None:
+    async with trio(tiny_llama(1), StandDrafter(), byte_tokenizer(64)) as services:
+        assert services.draft is not None
+        async with connect(services.draft.address) as channel:
+            stub = draft_pb2_grpc.DraftServiceStub(channel)
+            stream = Talk(stub.Draft(), draft_pb2.DraftRequest)
+            assert (await stream.ask(open=OPEN)).opened.target_entries == 10
+            answer = await stream.ask(
+                round={"round": 1, "continuation": _at(3) | {"target_distributions": [LAW] * 3}, "limits": LIMITS}
+            )
+            assert answer.block.round == 1
+            continuation = _at(3) | {"target_distributions": laws}
+            error = await stream.refusal(round={"round": 2, "continuation": continuation, "limits": LIMITS})
+    assert (error.reason, error.field) == ("INVALID_FIELD", f"round.continuation.target_distributions{field}")
+
+
+async def test_a_round_may_ask_for_other_distributions_than_the_sequence_was_opened_with(talk: SimpleNamespace) -> None:
+    stream = talk.target()
+    await stream.ask(open=OPEN | {"format": {"max_entries": 3, "mass": 1.0}})
+    block = {"position": 3, "token_ids": [5]}
+    found = []
+    for number, wanted in enumerate([{}, {"format": {"max_entries": 5}}, {"format": {}}, {}]):
+        asked = {"round": number, "continuation": _at(3), "block": block, **wanted}
+        rows = (await stream.ask(round=asked)).verified.distributions
+        found.append([len(row.token_ids) // 4 for row in rows])
+    assert found == [[3, 3], [5, 5], [], [3, 3]]
+    for number, (wanted, entries) in enumerate([({}, 3), ({"format": {"max_entries": 6}}, 6), ({"format": {}}, 0)]):
+        asked = {"round": number + 9, "continuation": _at(3 + number), "max_tokens": 1, **wanted}
+        row = (await stream.ask(generate=asked)).generated.distribution
+        assert len(row.token_ids) // 4 == entries
+
+
+@pytest.mark.parametrize("kind", ["round", "generate"])
+@pytest.mark.parametrize(
+    ("wanted", "field"), [({"max_entries": 65537}, "max_entries"), ({"max_entries": 1, "mass": 1.1}, "mass")]
+)
+async def test_a_format_that_means_nothing_is_refused_by_field(
+    talk: SimpleNamespace, kind: str, wanted: dict[str, float], field: str
+) -> None:
+    stream = talk.target()
+    await stream.ask(open=OPEN)
+    rest = {"max_tokens": 1} if kind == "generate" else {"block": {"position": 3}}
+    error = await stream.refusal(**{kind: {"round": 1, "continuation": _at(3), "format": wanted, **rest}})
+    assert (error.reason, error.field) == ("INVALID_FIELD", f"{kind}.format.{field}")
 
 
 @pytest.mark.parametrize("side", ["draft", "target"])

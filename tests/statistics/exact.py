@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.acceptance import BlockVerification, RatioTest
+from tandem.compression import CompressedRow
 from tandem.noise import NoiseStream
 from target_service import verification
 from target_service.verification import Rule, verify
@@ -38,19 +39,27 @@ class Verifier:
         return self._known[states]
 
     def _verify(self, states: tuple[int, ...]) -> tuple[list[float], Tensor]:
-        drawn_from: list[Tensor] = []
-        draw = verification.inverse_cdf
-
-        def watched(weights: Tensor, u: Tensor) -> Tensor:
-            drawn_from.append(weights.clone())
-            return draw(weights, u)
-
         rows = [self.pair.rows[state] for state in states[:-1]]
-        with mock.patch.object(verification, "inverse_cdf", watched):
-            numbers = verify(self.rule, self.pair.log_p[list(states)], states[1:], rows, NoiseStream(0), 0)
-        own, corrections = drawn_from
-        torch.testing.assert_close(own, self.pair.p[list(states)], rtol=0, atol=EXACT)  # the bonus is a draw from p
-        return numbers.acceptance, corrections / corrections.sum(-1, keepdim=True)
+        return verified(self.rule, self.pair, states, rows)
+
+
+def verified(
+    rule: Rule, pair: Pair, states: tuple[int, ...], rows: list[CompressedRow]
+) -> tuple[list[float], Tensor]:
+    """Acceptance [n] of the candidates after the first of `states`, which were drawn from `rows`, and the laws [n, V]
+    that corrections are drawn from."""
+    drawn_from: list[Tensor] = []
+    draw = verification.inverse_cdf
+
+    def watched(weights: Tensor, u: Tensor) -> Tensor:
+        drawn_from.append(weights.clone())
+        return draw(weights, u)
+
+    with mock.patch.object(verification, "inverse_cdf", watched):
+        numbers = verify(rule, pair.log_p[list(states)], states[1:], rows, NoiseStream(0), 0)
+    own, corrections = drawn_from
+    torch.testing.assert_close(own, pair.p[list(states)], rtol=0, atol=EXACT)  # the bonus is a draw from p
+    return numbers.acceptance, corrections / corrections.sum(-1, keepdim=True)
 
 
 @functools.cache

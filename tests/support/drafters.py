@@ -1,31 +1,28 @@
-"""One of each drafter that there is, for a target of 64 tokens or fewer. A new drafter is a line here."""
+"""Drafters by name, over models that were made, not loaded."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable
-
-from draft_service import drafters
 from draft_service.drafters.base import Drafter
-from draft_service.drafters.prompt_lookup import PromptLookupDrafter
+from draft_service.drafters.model import ModelDrafter
+from draft_service.making import drafter_of
+from tandem.drafters import drafter_parts
 from tandem.inference.loaded import LoadedModel
-from tests.support.tiny import tiny_llama
+from tandem.tokenization import Tokenizer
+from tandem.wire import model_info
+from tests.support.trio import serve_model
 
-#: By the class; made for a target `tiny_llama(seed, vocabulary=vocabulary)`. A model stands for the drafter that `trio`
-#: makes of it.
-DRAFTERS: dict[str, Callable[[int, int], LoadedModel | Drafter]] = {
-    "ModelDrafter": lambda seed, vocabulary: tiny_llama(seed, vocabulary=vocabulary, noise=0.1),
-    "PromptLookupDrafter": lambda seed, vocabulary: PromptLookupDrafter(),
-}
+#: Names that stand for every drafter there is, alone and behind others.
+NAMES = (
+    "model", "prompt-lookup", "suffix", "stand", "stand+model", "suffix+model", "model+suffix", "stand+suffix",
+    "prompt-lookup+stand+model",
+)  # fmt: skip
 
 
-def drafter_classes() -> set[str]:
-    """Names of all classes of the draft service that can be served."""
-    found = set()
-    for module in pkgutil.walk_packages(drafters.__path__, f"{drafters.__name__}."):
-        for name, each in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            if name.endswith("Drafter") and name != "Drafter":
-                found.add(each.__name__)
-    return found
+def make(name: str, draft: LoadedModel, tokenizer: Tokenizer, *, share_ngrams: bool = False) -> Drafter:
+    """As the draft service makes it. draft: of the part that is a model."""
+
+    def model() -> Drafter:
+        served = serve_model(draft, tokenizer, "tiny-draft")
+        return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+
+    return drafter_of(drafter_parts(name, ""), model, share_ngrams=share_ngrams)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from draft_service.drafters.base import Drafter
+from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import Block, ModelRunner
 from tandem.sampling import History, SamplingChain, SamplingParams
 from tandem.v1 import completion_pb2, policy_pb2
@@ -32,11 +34,13 @@ async def check_pair_law(
     max_tokens: int = 4,
     sampling: Mapping[str, Any] | None = None,
     sayable: Sequence[int] | None = None,
+    drafter: Callable[[LoadedModel], Drafter] | None = None,
     **services: Any,
 ) -> list[completion_pb2.SpeculationReport]:
     """Completes PROMPT under so many seeds; the second and third token are to have the target's joint law, which is
     known exactly. sampling: at temperature 1 unless said otherwise. sayable: tokens that the draft can say, all unless
-    given. services: of `trio`. Returns what the completions report."""
+    given. drafter: what drafts, made of the draft's model; that alone unless given. services: of `trio`. Returns what
+    the completions report."""
     sampling = sampling or {"temperature": 1.0}
     joint = pair_law(sampling)
     counts: Counter[tuple[int, int]] = Counter()
@@ -44,7 +48,8 @@ async def check_pair_law(
     target, draft = (tiny_llama(SEED, vocabulary=VOCABULARY, noise=noise) for noise in (0.0, 0.4))
     if sayable is not None:
         draft = can_say(draft, sayable)
-    async with trio(target, draft, byte_tokenizer(VOCABULARY), **services) as running:
+    drafts = draft if drafter is None else drafter(draft)
+    async with trio(target, drafts, byte_tokenizer(VOCABULARY), **services) as running:
 
         async def sample(seeds: range) -> None:
             for seed in seeds:
