@@ -64,6 +64,11 @@ class Tree:
         """Whether no candidate comes after one that is deeper."""
         return list(self.depths) == sorted(self.depths)
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether siblings follow each other."""
+        return all(children == tuple(range(children[0], children[-1] + 1)) for children in self.families.values())
+
     def is_path(self, path: Sequence[int]) -> bool:
         """Whether these are candidates from the text down, each the parent of the next."""
         above = ROOT
