@@ -25,18 +25,20 @@ from orchestrator.account import (
     round_account,
 )
 from orchestrator.drafting import DraftSide
-from orchestrator.judging import expected_acceptances, positions
+from orchestrator.judging import decided_path, expected_acceptances, places, positions
 from orchestrator.opening import verification
 from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.trees.walk import walk
 from orchestrator.verifying import TargetSide
 from orchestrator.watch import LATE, NO_DRAFT, NOT_WORTH, VERIFY_GENERATE, Watch
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.telemetry import spans
 from tandem.telemetry.tracing import NO_SPAN
+from tandem.trees import NO_TREE, Tree
 from tandem.v1 import block_pb2, completion_pb2, target_pb2
 
 _log = logging.getLogger(__name__)
@@ -136,9 +138,10 @@ class Decoder:
                 clock = RoundClock()
                 continue
             self._round += 1
+            limits, shape = self._shape(limits)
             try:
                 with self._watch.part(spans.ROUND, self._round):
-                    block = await self._draft.block(self._round, self._position, limits, self._left, clock)
+                    block = await self._draft.block(self._round, self._position, limits, self._left, clock, shape)
                     committed = await self._verify(block, clock)
             except TandemError as error:
                 if not (error.field or "").startswith(("round.block", "resolve.rows")):
@@ -153,6 +156,12 @@ class Decoder:
                 self._draft.close()  # the rest is the target's alone, in one go
             clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
             yield committed
+
+    def _shape(self, limits: Limits) -> tuple[Limits, Tree]:
+        """Of the next block, where blocks may be trees."""
+        assert self._plan.speculation is not None
+        tree = self._plan.speculation.tree
+        return (limits, NO_TREE) if tree is None else tree.shape(limits, self._left)
 
     def _alone_tokens(self, limits: Limits | None) -> int:
         """limits: of a stop rule that does not want a block; None where there is no draft to make one."""
@@ -171,25 +180,28 @@ class Decoder:
             return verified, *(await self._judge(block, verified, clock))
 
         verified, decided, judgement = await self._target.until_done(decide, clock)
+        at = places(block, judgement or Judgement())
         if judgement is not None:
-            kept, sources = judgement.kept, judgement.sources
-            follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token
+            follows = verified.target_token_ids[at.rows[-1]] if judgement.next_token is None else judgement.next_token
             if self._plan.audit:
-                account = round_account(block, verified, kept, decided, self._thresholds())
+                kept, path = judgement.kept, judgement.path
+                account = round_account(block, verified, kept, decided, self._thresholds(), path)
             self._learn(block, decided, judgement, clock)
             self._watch.decided(block, decided, judgement)
-            self._draft.decided(kept)
+            self._draft.decided(judgement.kept, judgement.path)
+            self._target.decided(judgement.kept, judgement.path)
         else:
-            kept, sources, follows = 0, (), verified.target_token_ids[0]
+            follows = verified.target_token_ids[0]
+            self._target.decided(0)
+        sources = judgement.sources if judgement is not None else ()
         committed = [
             candidate_token(
-                block, verified, index, source=_SOURCES[sources[index]], distance=_middle(decided[index].distance)
+                block, verified, index, row, source=_SOURCES[source], distance=_middle(decided[index].distance)
             )
-            for index in range(kept)
+            for index, row, source in zip(at.candidates, at.rows, sources, strict=False)
         ]
-        committed.append(next_token(block, verified, kept, follows))
-        self._target.decided(kept)
-        self._tokens += block.token_ids[:kept]
+        committed.append(next_token(block, verified, at.rows[-1], at.rejected, follows))
+        self._tokens += [block.token_ids[index] for index in at.candidates]
         self._tokens.append(follows)
         if self._round > 1:  # the first takes in the prompt
             parts = self._account.round_ended(clock, drafted=drafted)
@@ -209,6 +221,8 @@ class Decoder:
         assert self._plan.speculation is not None
         accept = self._plan.speculation.accept
         decided = positions(block, verified, self._noise, self._plan.stop_token_ids)
+        if block.parents:  # under lossless rules only
+            return decided, walk(Tree(block.parents), decided)
         judgement = accept.judge(decided)
         while judgement.undecided:
             for index, (distance, tv) in (await self._resolve(decided, judgement.undecided, clock)).items():
@@ -244,6 +258,9 @@ class Decoder:
         drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
         self._account.verified(drafted, kept)
         rules.accept.record(decided, judgement)
+        if block.parents:
+            self._learn_tree(block, decided, judgement, clock)
+            return
         outcome = RoundOutcome(
             drafted=drafted,
             accepted=kept,
@@ -256,6 +273,28 @@ class Decoder:
         )
         rules.stop.update(outcome)
         self._draft.sight.learn(outcome)
+
+    def _learn_tree(
+        self, block: block_pb2.Block, decided: list[Position], judgement: Judgement, clock: RoundClock
+    ) -> None:
+        """The same of a tree: stop rules are told of the path that was decided."""
+        rules = self._plan.speculation
+        assert rules is not None and rules.tree is not None
+        found = decided_path(block, decided, judgement, verification(self._plan))
+        rules.tree.learn(found.chances)
+        rules.stop.update(
+            RoundOutcome(
+                drafted=found.drafted,
+                accepted=judgement.kept,
+                cap=self._draft.cap,
+                entropies=found.entropies,
+                probabilities=tuple(math.exp(value) for value in found.log_probabilities),
+                matched=found.matched,
+                acceptances=found.acceptances,
+                costs=clock.costs(),
+                is_tree=True,
+            )
+        )
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
         """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""

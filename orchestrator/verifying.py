@@ -135,10 +135,11 @@ class TargetSide:
         clock.target.add(resolved.timing, exchange.seconds)
         return resolved
 
-    def decided(self, kept: int) -> None:
-        """Of the block that was verified last, which began where the text ended. Before its tokens are committed."""
+    def decided(self, kept: int, path: tuple[int, ...] = ()) -> None:
+        """Of the block that was verified last, which began where the text ended. Before its tokens are committed. path:
+        of a tree."""
         self._prefix.is_whole()
-        self._prefix.kept = kept
+        self._prefix.decided(kept, path)
 
     async def generate(
         self, round_number: int, most: int, clock: Callable[[], RoundClock]

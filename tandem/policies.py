@@ -19,6 +19,8 @@ def _rule_fields(message: type[Message]) -> dict[str, str]:
 _STOP_FIELDS = _rule_fields(policy_pb2.StopPolicy)
 _ACCEPT_FIELDS = _rule_fields(policy_pb2.AcceptPolicy)
 
+_TREE_FIELDS = {"tree_nodes": "nodes", "tree_width": "width"}
+
 STOP_RULES: tuple[str, ...] = tuple(_STOP_FIELDS)
 ACCEPT_RULES: tuple[str, ...] = tuple(_ACCEPT_FIELDS)
 
@@ -28,8 +30,9 @@ def policy_from_names(
 ) -> policy_pb2.SpeculationPolicy:
     """The policy of a stop rule and an accept rule.
 
-    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`,
-    most candidates of a block; None leaves one unset. Their ranges are checked by the service.
+    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`), `max_tokens`, most candidates
+    of a block, and `tree_nodes` and `tree_width`, either of which makes blocks trees; None leaves one unset. Their
+    ranges are checked by the service.
 
     Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has
     and for a value that its field cannot hold, and where `jsd` lacks its threshold.
@@ -42,6 +45,8 @@ def policy_from_names(
             continue
         if name == "max_tokens":
             holder: Message = policy.stop
+        elif name in _TREE_FIELDS:
+            holder, name = policy.tree, _TREE_FIELDS[name]
         elif name in stop_rule.DESCRIPTOR.fields_by_name:
             holder = stop_rule
         elif name in accept_rule.DESCRIPTOR.fields_by_name:

@@ -57,6 +57,17 @@ DraftTokens = Annotated[
 ]
 Threshold = Annotated[float | None, typer.Option(help="jsd, which needs it: distance below which it accepts, 0 to 1.")]
 Strict = Annotated[bool, typer.Option("--strict", help="adasd: the paper's literal rule.")]
+TreeNodes = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Blocks are trees of so many candidates; no trees if unset.")
+]
+TreeWidth = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=8,
+        help="Blocks are trees with at most so many candidates for a place, 4 if unset; as large as pays where"
+        " --tree-nodes is unset, with --stop goodput.",
+    ),
+]
 LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation; no limit if unset.")]
 
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; 1024 if unset.")]
@@ -106,6 +117,8 @@ class RequestOptions:
     accept: str = "adasd"
     policy: str = "on"
     draft_tokens: int | None = None
+    tree_nodes: int | None = None
+    tree_width: int | None = None
     threshold: float | None = None
     strict: bool = False
     lossy_budget: float | None = None
@@ -169,6 +182,8 @@ def _policy(options: RequestOptions) -> policy_pb2.SpeculationPolicy:
         options.stop,
         options.accept,
         max_tokens=options.draft_tokens,
+        tree_nodes=options.tree_nodes,
+        tree_width=options.tree_width,
         threshold=options.threshold,
         strict=options.strict or None,
         lossy_budget=options.lossy_budget,
