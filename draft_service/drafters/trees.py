@@ -3,15 +3,15 @@
 A place whose law is known gets as many candidates as the shape says; those that have children in the shape are fed,
 side by side, and give the laws of the next level.
 
-Which trees may be submitted under RATIO and BLOCK [ours: the rule for chains (Leviathan et al., arXiv 2211.17192), taken
-to trees]. How many candidates a place gets may depend on all that was drawn above it and beside it, and on its own law,
-never on these candidates themselves or on what stands below. For let F be all draws up to the depth of a place, and its
-number of candidates a function of F and of its law. Given F and the decisions above, its candidates are drawn from that
-law without replacement, so that recursive rejection emits the target's law there, whatever the number, 0 included (then
-the bonus does); by induction over depth the text has the target's law. Where the number depends on the candidates, what
-is submitted was not drawn from q: `tests/statistics/test_tree_law.py` has both sides of this. So the shape is fixed before
-the round, a limit ends a path by leaving a place empty for its law or for what stands above it, and no candidate that
-was drawn is left out. Under GREEDY and COUPLED any tree may be submitted.
+Which trees may be submitted under RATIO and BLOCK [ours: the rule for chains (Leviathan et al., arXiv 2211.17192),
+taken to trees]. How many candidates a place gets may depend on all that was drawn above it and beside it, and on its
+own law, never on these candidates themselves or on what stands below. For let F be all draws up to the depth of a
+place, and its number of candidates a function of F and of its law. Given F and the decisions above, its candidates are
+drawn from that law without replacement, so that recursive rejection emits the target's law there, whatever the number,
+0 included (then the bonus does); by induction over depth the text has the target's law. Where the number depends on the
+candidates, what is submitted was not drawn from q: `tests/statistics/test_tree_law.py` has both sides of this. So the
+shape is fixed before the round, a limit ends a path by leaving a place empty for its law or for what stands above it,
+and no candidate that was drawn is left out. Under GREEDY and COUPLED any tree may be submitted.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Trees under the exact rules emit the target's law: an identity in float64, checked by enumeration; and which trees may
-be submitted."""
+"""Trees under the exact rules emit the target's law: an identity in float64, checked by enumeration; and which trees
+may be submitted."""
 
 from __future__ import annotations
 
@@ -109,6 +109,18 @@ def test_more_siblings_are_accepted_more_often() -> None:
         rates.append(1 - rejected)
     assert rates[0] == pytest.approx(float(torch.minimum(pair.p[0], pair.q(0)).sum()), abs=EXACT)
     assert rates[0] + 0.05 < rates[1] < rates[2] == pytest.approx(1.0, abs=EXACT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(p=st.floats(0.01, 0.99), q=st.floats(0.01, 0.99))
+def test_of_two_tokens_one_of_two_siblings_is_always_accepted(p: float, q: float) -> None:
+    """The example of Jeon et al., arXiv 2402.14160: laws of two outcomes, two candidates without replacement. By hand:
+    where the first one is rejected, p < q there, all that is left of p is on the other, as all that is left of q is."""
+    rows = [torch.tensor([each, 1 - each]).log().expand(2, 2) for each in (p, q)]
+    pair = Pair(*rows)
+    for order in ((0, 1), (1, 0)):
+        found, _ = numbers(Rule.RATIO, pair, 0, Drafted(Tree([ROOT, ROOT]), order))
+        assert math.prod(1 - each for each in found.acceptance) == pytest.approx(0.0, abs=EXACT)
 
 
 # Which trees may be submitted.
