@@ -178,12 +178,13 @@ class Account:
         overheads.append(wall - parts.draft_compute_microseconds - parts.target_compute_microseconds)
         return parts
 
-    def verified(self, drafted: int, accepted: int) -> None:
-        """One verification of `drafted` candidates, at least one, of which `accepted` were kept."""
+    def verified(self, drafted: int, accepted: int, *, places: int | None = None) -> None:
+        """One verification of `drafted` candidates, at least one, of which `accepted` were kept. places: that they were
+        for, one behind the other; as many unless given."""
         self.verify_steps += 1
         self.drafted += drafted
         self.accepted += accepted
-        self._accepted_at += [0] * (drafted - len(self._accepted_at))
+        self._accepted_at += [0] * ((drafted if places is None else places) - len(self._accepted_at))
         for index in range(accepted):
             self._accepted_at[index] += 1
 

@@ -25,12 +25,13 @@ from orchestrator.account import (
     round_account,
 )
 from orchestrator.drafting import DraftSide
-from orchestrator.judging import decided_path, expected_acceptances, places, positions
+from orchestrator.judging import expected_acceptances, places, positions
 from orchestrator.opening import verification
 from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.trees.outcome import path_outcome, place_chances
 from orchestrator.trees.walk import walk
 from orchestrator.verifying import TargetSide
 from orchestrator.watch import LATE, NO_DRAFT, NOT_WORTH, VERIFY_GENERATE, Watch
@@ -208,7 +209,7 @@ class Decoder:
             self._watch.timed(parts, clock.took, drafted=drafted)
             if drafted and not clock.lost:
                 self._draft.sight.asking.round_ended(len(committed), clock.took / 1e6)
-                self._draft.worth.round(drafted, clock.took / 1e6, clock.target.wall / 1e6)
+                self._draft.worth.round(_places(block), clock.took / 1e6, clock.target.wall / 1e6)
             if account is not None:
                 account.time.CopyFrom(parts)
                 account.foreseen = bool(clock.foreseen)
@@ -256,10 +257,15 @@ class Decoder:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
         drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
-        self._account.verified(drafted, kept)
+        self._account.verified(drafted, kept, places=_places(block))
         rules.accept.record(decided, judgement)
         if block.parents:
-            self._learn_tree(block, decided, judgement, clock)
+            assert rules.tree is not None
+            rules.tree.learn(place_chances(block, decided, judgement))
+            exact = verification(self._plan)
+            rules.stop.update(
+                path_outcome(block, decided, judgement, exact, cap=self._draft.cap, costs=clock.costs())
+            )
             return
         outcome = RoundOutcome(
             drafted=drafted,
@@ -273,28 +279,6 @@ class Decoder:
         )
         rules.stop.update(outcome)
         self._draft.sight.learn(outcome)
-
-    def _learn_tree(
-        self, block: block_pb2.Block, decided: list[Position], judgement: Judgement, clock: RoundClock
-    ) -> None:
-        """The same of a tree: stop rules are told of the path that was decided."""
-        rules = self._plan.speculation
-        assert rules is not None and rules.tree is not None
-        found = decided_path(block, decided, judgement, verification(self._plan))
-        rules.tree.learn(found.chances)
-        rules.stop.update(
-            RoundOutcome(
-                drafted=found.drafted,
-                accepted=judgement.kept,
-                cap=self._draft.cap,
-                entropies=found.entropies,
-                probabilities=tuple(math.exp(value) for value in found.log_probabilities),
-                matched=found.matched,
-                acceptances=found.acceptances,
-                costs=clock.costs(),
-                is_tree=True,
-            )
-        )
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
         """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""
@@ -340,6 +324,11 @@ class Decoder:
         if self._plan.speculation is not None and self._draft.is_there:
             nothing = RoundOutcome(0, 0, 0, (), (), (), costs=clock.costs())
             self._plan.speculation.stop.update(nothing)
+
+
+def _places(block: block_pb2.Block) -> int:
+    """That its candidates are for, one behind the other."""
+    return Tree(block.parents).height if block.parents else len(block.token_ids)
 
 
 def _middle(distance: Bracket | None) -> float | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, Verification
-from orchestrator.trees.walk import met
 from tandem.noise import NoiseStream, Purpose
 from tandem.trees import ROOT, Tree
 from tandem.v1 import block_pb2, target_pb2
@@ -80,42 +79,3 @@ def places(block: block_pb2.Block, judgement: Judgement) -> Places:
     path = judgement.path
     below = Tree(block.parents).children(path[-1] if path else ROOT)
     return Places(path, (0, *(index + 1 for index in path)), below[0] if below else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What is learnt of a tree. drafted, entropies, log_probabilities, matched, acceptances: as in `RoundOutcome`, of
-    the path. chances: of the candidates for each place that was reached, each at its turn."""
-
-    drafted: int
-    entropies: tuple[float, ...]
-    log_probabilities: tuple[float, ...]
-    matched: tuple[bool, ...]
-    acceptances: tuple[float, ...]
-    chances: list[list[float]]
-
-
-def decided_path(
-    block: block_pb2.Block, positions: Sequence[Position], judgement: Judgement, verification: Verification
-) -> Decided:
-    """acceptances: of the first candidate for each place, whether or not it was kept: what a path would have had."""
-    tree, path = Tree(block.parents), judgement.path
-    families = met(tree, path)
-    taken = [*path, *(children[0] for children in families[len(path) :])]
-    is_known = verification in _RATIO_LIKE
-    acceptances = []
-    for children, own in zip(families, taken, strict=True):
-        first = positions[children[0]]
-        if is_known and first.tv is not None:
-            acceptances.append(1.0 - first.tv)
-        else:
-            acceptances.append(float(own == children[0] and own in path))
-    is_rejected = len(families) > len(path)
-    return Decided(
-        drafted=max(tree.height, len(families)) if is_rejected else len(path),
-        entropies=tuple(block.entropies[own] for own in taken),
-        log_probabilities=tuple(block.log_probabilities[own] for own in taken),
-        matched=(True,) * len(path) + (False,) * is_rejected,
-        acceptances=tuple(acceptances),
-        chances=[[positions[child].acceptance for child in children] for children in families],
-    )
