@@ -114,6 +114,8 @@ class TargetSide:
             await self._stream.open(message)
 
     async def verify(self, round_number: int, block: block_pb2.Block, clock: RoundClock) -> target_pb2.VerifiedBlock:
+        if block.parents and not self._pair.target.model.trees:  # one that has taken over
+            raise TandemError.not_supported("round.block.parents", "the target verifies no trees")
         await self.open()
         assert self._stream is not None
         message = target_pb2.VerifyRound(round=round_number, continuation=self._prefix.continuation(), block=block)

@@ -284,6 +284,15 @@ async def nothing_is_foreseen_where_0_outcomes_may_be(services: Trio) -> None:
     assert not (await report(services, rules)).HasField("look_ahead")
 
 
+@covers("speculation.tree.nodes", "speculation.tree.width")
+async def blocks_are_trees_of_so_many_candidates(services: Trio) -> None:
+    found = await services.complete(PROMPT, policy=policy("fixed", "exact", tree_nodes=6, tree_width=3), audit=True)
+    blocks = [each.parents for each in found.rounds if each.parents]
+    assert max(map(len, blocks)) == 6
+    narrow = await services.complete(PROMPT, policy=policy("fixed", "exact", tree_nodes=6, tree_width=1), audit=True)
+    assert narrow.rounds and not any(each.parents for each in narrow.rounds)
+
+
 @covers(*(f"speculation.stop.{rule}" for rule in ("fixed", "goodput")), "speculation.stop.max_tokens")
 async def a_stop_rule_is_the_one_that_was_asked_for(services: Trio) -> None:
     found = await report(services, policy("fixed", max_tokens=7))
