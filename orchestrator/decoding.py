@@ -278,6 +278,8 @@ class Decoder:
             costs=clock.costs(),
         )
         rules.stop.update(outcome)
+        if rules.tree is not None:
+            rules.tree.learn([[chance] for chance in outcome.acceptances])
         self._draft.sight.learn(outcome)
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
