@@ -286,11 +286,14 @@ async def nothing_is_foreseen_where_0_outcomes_may_be(services: Trio) -> None:
 
 @covers("speculation.tree.nodes", "speculation.tree.width")
 async def blocks_are_trees_of_so_many_candidates(services: Trio) -> None:
-    found = await services.complete(PROMPT, policy=policy("fixed", "exact", tree_nodes=6, tree_width=3), audit=True)
-    blocks = [each.parents for each in found.rounds if each.parents]
-    assert max(map(len, blocks)) == 6
-    narrow = await services.complete(PROMPT, policy=policy("fixed", "exact", tree_nodes=6, tree_width=1), audit=True)
-    assert narrow.rounds and not any(each.parents for each in narrow.rounds)
+    async def blocks(width: int) -> list[int]:
+        rules = policy("fixed", "exact", tree_nodes=6, tree_width=width)
+        request = make_request(PROMPT, speculation=rules, max_tokens=60, ignore_end_tokens=True, audit=True)
+        found = [message.round async for message in services.stub.Complete(request) if message.HasField("round")]
+        return [len(each.parents) for each in found]
+
+    assert max(await blocks(3)) == 6
+    assert await blocks(1) and not any(await blocks(1))
 
 
 @covers(*(f"speculation.stop.{rule}" for rule in ("fixed", "goodput")), "speculation.stop.max_tokens")

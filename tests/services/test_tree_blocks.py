@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.services.test_streams import Talk
 from tests.support.pair_law import check_pair_law
 from tests.support.tiny import can_say, tiny_llama
 from tests.support.tokens import byte_tokenizer
-from tests.support.trio import make_request, policy, trio
+from tests.support.trio import Trio, make_request, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
@@ -28,9 +29,32 @@ GREEDY, RATIO, BLOCK, COUPLED = 1, 2, 3, 4
 SAMPLES = 800
 
 
-def trees(rounds: completion_pb2.CompleteOnceResponse) -> list[Tree]:
-    """Of the audited rounds those whose blocks were trees."""
-    return [Tree(each.parents) for each in rounds.rounds if each.parents]
+@dataclass(slots=True)
+class Audited:
+    """A completion with the accounts of its rounds."""
+
+    token_ids: list[int] = field(default_factory=list)
+    tokens: list[completion_pb2.TokenAccount] = field(default_factory=list)
+    log_probabilities: list[completion_pb2.TokenLogProbability] = field(default_factory=list)
+    rounds: list[completion_pb2.RoundAccount] = field(default_factory=list)
+    finish: completion_pb2.Finish = field(default_factory=completion_pb2.Finish)
+
+    @property
+    def trees(self) -> list[Tree]:
+        return [Tree(each.parents) for each in self.rounds if each.parents]
+
+
+async def audited(services: Trio, prompt: list[int], rules: policy_pb2.SpeculationPolicy, **fields: Any) -> Audited:
+    request, found = make_request(prompt, speculation=rules, audit=True, **fields), Audited()
+    async for message in services.stub.Complete(request, timeout=60.0):
+        found.token_ids += message.token_ids
+        found.tokens += message.tokens
+        found.log_probabilities += message.log_probabilities
+        if message.HasField("round"):
+            found.rounds.append(message.round)
+        if message.HasField("finish"):
+            found.finish = message.finish
+    return found
 
 
 @settings(max_examples=6, deadline=None)
@@ -49,11 +73,11 @@ def test_greedy_trees_give_the_targets_own_text(
             alone = await services.complete(prompt, max_tokens=32)
             for stop in ("fixed", "adasd", "adaedl", "entropy", "confidence"):
                 rules = policy(stop, "exact", tree_nodes=nodes, tree_width=width)
-                found = await services.complete(prompt, policy=rules, max_tokens=32, audit=True)
-                assert found.token_ids == alone.token_ids
+                found = await audited(services, prompt, rules, max_tokens=32)
+                assert found.token_ids == list(alone.token_ids)
                 assert found.finish.speculation.verify_steps > 0
                 if stop == "fixed":
-                    assert any(not tree.is_chain for tree in trees(found))
+                    assert any(not tree.is_chain for tree in found.trees)
 
     asyncio.run(check())
 
@@ -78,11 +102,9 @@ async def test_coupled_trees_give_the_text_of_the_seed(sampling: dict[str, float
             alone = await services.complete([1, 2, 3], max_tokens=30, sampling=with_seed)
             for nodes in (4, 11):
                 rules = policy("fixed", "coupled", max_tokens=4, tree_nodes=nodes)
-                found = await services.complete(
-                    [1, 2, 3], policy=rules, max_tokens=30, sampling=with_seed, audit=True
-                )
-                assert found.token_ids == alone.token_ids
-                assert any(not tree.is_chain for tree in trees(found))
+                found = await audited(services, [1, 2, 3], rules, max_tokens=30, sampling=with_seed)
+                assert found.token_ids == list(alone.token_ids)
+                assert any(not tree.is_chain for tree in found.trees)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +135,11 @@ async def test_a_draft_that_cannot_say_all_tokens_makes_trees() -> None:
     async with trio(tiny_llama(2), draft, TOKENIZER) as services:
         alone = await services.complete([1, 2, 3], max_tokens=30)
         rules = policy("fixed", "exact", tree_nodes=9)
-        found = await services.complete([1, 2, 3], policy=rules, max_tokens=30, audit=True)
-        sampled = await services.complete(
-            [1, 2, 3], policy=rules, max_tokens=30, sampling={"temperature": 1.0, "seed": 1}, audit=True
-        )
-    assert found.token_ids == alone.token_ids and trees(found)
-    assert len(sampled.token_ids) == 30 and trees(sampled)
+        found = await audited(services, [1, 2, 3], rules, max_tokens=30)
+        sampling = {"temperature": 1.0, "seed": 1}
+        sampled = await audited(services, [1, 2, 3], rules, max_tokens=30, sampling=sampling)
+    assert found.token_ids == list(alone.token_ids) and found.trees
+    assert len(sampled.token_ids) == 30 and sampled.trees
 
 
 async def test_goodput_may_choose_trees_and_stays_lossless() -> None:
@@ -132,10 +153,8 @@ async def test_goodput_may_choose_trees_and_stays_lossless() -> None:
 async def test_the_audit_of_a_tree_says_which_path_was_kept() -> None:
     async with trio(tiny_llama(3), tiny_llama(3, noise=0.2), TOKENIZER) as services:
         rules = policy("fixed", "ratio", max_tokens=3, tree_nodes=9)
-        found = await services.complete(
-            [1, 2, 3], policy=rules, max_tokens=60, sampling={"temperature": 1.0, "seed": 2}, audit=True,
-            log_probabilities=2,
-        )
+        sampling = {"temperature": 1.0, "seed": 2}
+        found = await audited(services, [1, 2, 3], rules, max_tokens=60, sampling=sampling, log_probabilities=2)
     kept = 0
     for each in found.rounds:
         if each.parents:
