@@ -112,6 +112,7 @@ def block_message(position: int, block: Candidates) -> block_pb2.Block:
         log_probabilities=block.log_probabilities,
         entropies=block.entropies,
         distributions=[row_message(row) for row in block.rows],
+        parents=block.parents,
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from draft_service.drafters.base import DraftSequence
+from draft_service.drafters.base import Candidates, DraftSequence, GrowsTrees
 from draft_service.pushing import Pushers, Pushing, drafted_block
 from tandem.block_limits import check_limits, check_look_ahead
+from tandem.block_trees import read_tree
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.telemetry.sessions import Session, end_ahead, end_block
 from tandem.telemetry.tracing import NO_SPAN
+from tandem.trees import Tree
 from tandem.v1 import draft_pb2
 from tandem.wire import compressed_rows, full_row_message
 
@@ -116,15 +118,27 @@ class DraftStream:
             return None
         check_limits(message.limits, path="round.limits")
         check_look_ahead(message.look_ahead, path="round.look_ahead")
+        shape = _shape(message)
         self._settle()
         span = self._session.block()
         cached = self._advance(message, "round.continuation")
-        foresees = message.look_ahead.max_branches > 0
-        block = await self._sequence.draft(progress.tokens, cached, message.round, message.limits, foresees=foresees)
-        progress.candidates = block.token_ids
+        if len(shape):
+            block = await self._draft_tree(message, cached, shape)
+        else:
+            foresees = message.look_ahead.max_branches > 0
+            block = await self._sequence.draft(
+                progress.tokens, cached, message.round, message.limits, foresees=foresees
+            )
+        progress.candidates, progress.tree = block.token_ids, Tree(block.parents)
         end_block(span, message.round, len(block.token_ids), block.timing)
         self._look_ahead(message.look_ahead)
         return draft_pb2.DraftResponse(block=drafted_block(message.round, progress.position, block))
+
+    async def _draft_tree(self, message: draft_pb2.DraftRound, cached: int, shape: Tree) -> Candidates:
+        sequence = self._sequence
+        if not isinstance(sequence, GrowsTrees):
+            raise TandemError.not_supported("round.parents", "this drafter makes no trees")
+        return await sequence.draft_tree(self._progress.tokens, cached, message.round, message.limits, shape)
 
     def _take(self, message: draft_pb2.DraftTaken) -> None:
         progress = self._progress
@@ -219,3 +233,15 @@ class DraftStream:
             return draft_pb2.DraftedRows(round=message.round, rows=messages)
 
         return await asyncio.to_thread(drafted)  # waits for the device, and copies a vocabulary for each row
+
+
+def _shape(message: draft_pb2.DraftRound) -> Tree:
+    """Of the tree that is asked for. Raises TandemError INVALID_FIELD."""
+    shape = read_tree(message.parents, path="round.parents")
+    if len(shape) > message.limits.max_tokens:
+        raise TandemError.invalid_field(
+            "round.parents", f"has {len(shape)} candidates, but limits.max_tokens is {message.limits.max_tokens}"
+        )
+    if len(shape) and message.look_ahead.max_branches:
+        raise TandemError.invalid_field("round.look_ahead", "does not go with round.parents")
+    return shape

@@ -178,12 +178,13 @@ class Account:
         overheads.append(wall - parts.draft_compute_microseconds - parts.target_compute_microseconds)
         return parts
 
-    def verified(self, drafted: int, accepted: int) -> None:
-        """One verification of `drafted` candidates, at least one, of which `accepted` were kept."""
+    def verified(self, drafted: int, accepted: int, *, places: int | None = None) -> None:
+        """One verification of `drafted` candidates, at least one, of which `accepted` were kept. places: that they were
+        for, one behind the other; as many unless given."""
         self.verify_steps += 1
         self.drafted += drafted
         self.accepted += accepted
-        self._accepted_at += [0] * (drafted - len(self._accepted_at))
+        self._accepted_at += [0] * ((drafted if places is None else places) - len(self._accepted_at))
         for index in range(accepted):
             self._accepted_at[index] += 1
 
@@ -258,13 +259,17 @@ def round_account(
     kept: int,
     decided: Sequence[Position],
     thresholds: Mapping[str, float],
+    path: Sequence[int] = (),
 ) -> completion_pb2.RoundAccount:
-    """The account of a round with candidates, but for its time, which is not over. thresholds: those that it had."""
+    """The account of a round with candidates, but for its time, which is not over. thresholds: those that it had. path:
+    of a tree."""
     measured = [position.distance.midpoint for position in decided if position.distance is not None]
     return completion_pb2.RoundAccount(
         round=verified.round,
         drafted=len(block.token_ids),
         kept=kept,
+        parents=block.parents,
+        path=path,
         draft_entropies=block.entropies,
         draft_log_probabilities=block.log_probabilities,
         acceptance_probabilities=verified.acceptance_probabilities,
@@ -277,53 +282,56 @@ def candidate_token(
     block: block_pb2.Block,
     verified: target_pb2.VerifiedBlock,
     index: int,
+    row: int,
     *,
     source: TokenSource.ValueType,
     distance: float | None,
 ) -> CommittedToken:
-    """The account of a kept candidate."""
+    """The account of a kept candidate. row: of its position."""
     return CommittedToken(
         token_id=block.token_ids[index],
         source=source,
         round=verified.round,
         target_log_probability=verified.log_probabilities[index],
-        target_entropy=verified.entropies[index],
+        target_entropy=verified.entropies[row],
         draft_entropy=block.entropies[index],
         draft_log_probability=block.log_probabilities[index],
         distance=distance,
-        model=_of_model(verified, index, verified.model.candidates),
+        model=_of_model(verified, index, row, verified.model.candidates),
     )
 
 
-def next_token(block: block_pb2.Block, verified: target_pb2.VerifiedBlock, kept: int, token_id: int) -> CommittedToken:
-    """The account of the token after the kept candidates: correction, bonus, or the target's own."""
-    drafted = len(block.token_ids)
-    of_model = verified.model.targets
-    if kept == drafted:
-        log_probability = verified.target_log_probabilities[kept]
-        source = TokenSource.TOKEN_SOURCE_BONUS if drafted else TokenSource.TOKEN_SOURCE_TARGET
+def next_token(
+    block: block_pb2.Block, verified: target_pb2.VerifiedBlock, row: int, rejected: int | None, token_id: int
+) -> CommittedToken:
+    """The account of the token after the kept candidates: correction, bonus, or the target's own. row: of its position;
+    rejected: the first candidate there, if any."""
+    of_model, index = verified.model.targets, row
+    log_probability = verified.target_log_probabilities[row]
+    if rejected is None:
+        source = TokenSource.TOKEN_SOURCE_BONUS if block.token_ids else TokenSource.TOKEN_SOURCE_TARGET
     else:
         source = TokenSource.TOKEN_SOURCE_CORRECTION
-        is_residual = token_id == verified.correction_token_ids[kept]
-        column = verified.correction_log_probabilities if is_residual else verified.target_log_probabilities
-        log_probability = column[kept]
-        of_model = verified.model.corrections if is_residual else of_model
+        if token_id == verified.correction_token_ids[rejected]:
+            log_probability = verified.correction_log_probabilities[rejected]
+            of_model, index = verified.model.corrections, rejected
     return CommittedToken(
         token_id=token_id,
         source=source,
         round=verified.round,
         target_log_probability=log_probability,
-        target_entropy=verified.entropies[kept],
-        rejected_token_id=block.token_ids[kept] if kept < drafted else None,
-        model=_of_model(verified, kept, of_model),
+        target_entropy=verified.entropies[row],
+        rejected_token_id=None if rejected is None else block.token_ids[rejected],
+        model=_of_model(verified, index, row, of_model),
     )
 
 
 def _of_model(
-    verified: target_pb2.VerifiedBlock, index: int, column: Sequence[float]
+    verified: target_pb2.VerifiedBlock, index: int, row: int, column: Sequence[float]
 ) -> ModelLogProbability | None:
-    """column: of the tokens in question, by position. None where it was not asked for."""
+    """column: of the tokens in question, of which it is `index`. row: of its position. None where it was not asked
+    for."""
     if not verified.HasField("model"):
         return None
-    top = verified.model.top[index] if verified.model.top else target_pb2.TopTokens()
+    top = verified.model.top[row] if verified.model.top else target_pb2.TopTokens()
     return ModelLogProbability.of(column[index], top)

@@ -25,18 +25,21 @@ from orchestrator.account import (
     round_account,
 )
 from orchestrator.drafting import DraftSide
-from orchestrator.judging import expected_acceptances, positions
+from orchestrator.judging import expected_acceptances, places, positions
 from orchestrator.opening import verification
 from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.trees.outcome import path_outcome, place_chances
+from orchestrator.trees.walk import walk
 from orchestrator.verifying import TargetSide
 from orchestrator.watch import LATE, NO_DRAFT, NOT_WORTH, VERIFY_GENERATE, Watch
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.telemetry import spans
 from tandem.telemetry.tracing import NO_SPAN
+from tandem.trees import NO_TREE, Tree
 from tandem.v1 import block_pb2, completion_pb2, target_pb2
 
 _log = logging.getLogger(__name__)
@@ -136,9 +139,10 @@ class Decoder:
                 clock = RoundClock()
                 continue
             self._round += 1
+            limits, shape = self._shape(limits)
             try:
                 with self._watch.part(spans.ROUND, self._round):
-                    block = await self._draft.block(self._round, self._position, limits, self._left, clock)
+                    block = await self._draft.block(self._round, self._position, limits, self._left, clock, shape)
                     committed = await self._verify(block, clock)
             except TandemError as error:
                 if not (error.field or "").startswith(("round.block", "resolve.rows")):
@@ -153,6 +157,12 @@ class Decoder:
                 self._draft.close()  # the rest is the target's alone, in one go
             clock = RoundClock()  # before the yield: what is made of these tokens is part of the next round's time
             yield committed
+
+    def _shape(self, limits: Limits) -> tuple[Limits, Tree]:
+        """Of the next block, where blocks may be trees."""
+        assert self._plan.speculation is not None
+        tree = self._plan.speculation.tree
+        return (limits, NO_TREE) if tree is None else tree.shape(limits, self._left)
 
     def _alone_tokens(self, limits: Limits | None) -> int:
         """limits: of a stop rule that does not want a block; None where there is no draft to make one."""
@@ -171,33 +181,37 @@ class Decoder:
             return verified, *(await self._judge(block, verified, clock))
 
         verified, decided, judgement = await self._target.until_done(decide, clock)
+        at = places(block, judgement or Judgement())
         if judgement is not None:
-            kept, sources = judgement.kept, judgement.sources
-            follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token
+            follows = verified.target_token_ids[at.rows[-1]] if judgement.next_token is None else judgement.next_token
             if self._plan.audit:
-                account = round_account(block, verified, kept, decided, self._thresholds())
+                kept, path = judgement.kept, judgement.path
+                account = round_account(block, verified, kept, decided, self._thresholds(), path)
             self._learn(block, decided, judgement, clock)
             self._watch.decided(block, decided, judgement)
-            self._draft.decided(kept)
+            self._draft.decided(judgement.kept, judgement.path)
+            self._target.decided(judgement.kept, judgement.path)
         else:
-            kept, sources, follows = 0, (), verified.target_token_ids[0]
+            follows = verified.target_token_ids[0]
+            self._target.decided(0)
+        sources = judgement.sources if judgement is not None else ()
         committed = [
             candidate_token(
-                block, verified, index, source=_SOURCES[sources[index]], distance=_middle(decided[index].distance)
+                block, verified, index, row, source=_SOURCES[source], distance=_middle(decided[index].distance)
             )
-            for index in range(kept)
+            for index, row, source in zip(at.candidates, at.rows, sources, strict=False)
         ]
-        committed.append(next_token(block, verified, kept, follows))
-        self._target.decided(kept)
-        self._tokens += block.token_ids[:kept]
+        committed.append(next_token(block, verified, at.rows[-1], at.rejected, follows))
+        self._tokens += [block.token_ids[index] for index in at.candidates]
         self._tokens.append(follows)
-        self._draft.told(verified.distributions[: kept + 1], kept + 1)
+        laws = [verified.distributions[row] for row in at.rows] if verified.distributions else []
+        self._draft.told(laws, len(at.rows))
         if self._round > 1:  # the first takes in the prompt
             parts = self._account.round_ended(clock, drafted=drafted)
             self._watch.timed(parts, clock.took, drafted=drafted)
             if drafted and not clock.lost:
                 self._draft.sight.asking.round_ended(len(committed), clock.took / 1e6)
-                self._draft.worth.round(drafted, clock.took / 1e6, clock.target.wall / 1e6)
+                self._draft.worth.round(_places(block), clock.took / 1e6, clock.target.wall / 1e6)
             if account is not None:
                 account.time.CopyFrom(parts)
                 account.foreseen = bool(clock.foreseen)
@@ -210,6 +224,8 @@ class Decoder:
         assert self._plan.speculation is not None
         accept = self._plan.speculation.accept
         decided = positions(block, verified, self._noise, self._plan.stop_token_ids)
+        if block.parents:  # under lossless rules only
+            return decided, walk(Tree(block.parents), decided)
         judgement = accept.judge(decided)
         while judgement.undecided:
             for index, (distance, tv) in (await self._resolve(decided, judgement.undecided, clock)).items():
@@ -243,8 +259,16 @@ class Decoder:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
         drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
-        self._account.verified(drafted, kept)
+        self._account.verified(drafted, kept, places=_places(block))
         rules.accept.record(decided, judgement)
+        if block.parents:
+            assert rules.tree is not None
+            rules.tree.learn(place_chances(block, decided, judgement))
+            exact = verification(self._plan)
+            rules.stop.update(
+                path_outcome(block, decided, judgement, exact, cap=self._draft.cap, costs=clock.costs())
+            )
+            return
         outcome = RoundOutcome(
             drafted=drafted,
             accepted=kept,
@@ -256,6 +280,8 @@ class Decoder:
             costs=clock.costs(),
         )
         rules.stop.update(outcome)
+        if rules.tree is not None:
+            rules.tree.learn([[chance] for chance in outcome.acceptances])
         self._draft.sight.learn(outcome)
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
@@ -303,6 +329,11 @@ class Decoder:
         if self._plan.speculation is not None and self._draft.is_there:
             nothing = RoundOutcome(0, 0, 0, (), (), (), costs=clock.costs())
             self._plan.speculation.stop.update(nothing)
+
+
+def _places(block: block_pb2.Block) -> int:
+    """That its candidates are for, one behind the other."""
+    return Tree(block.parents).height if block.parents else len(block.token_ids)
 
 
 def _middle(distance: Bracket | None) -> float | None:

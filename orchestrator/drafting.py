@@ -34,6 +34,7 @@ from orchestrator.target_laws import TargetLaws
 from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
+from tandem.trees import NO_TREE, Tree
 from tandem.v1 import block_pb2, distribution_pb2, draft_pb2
 
 _log = logging.getLogger(__name__)
@@ -89,9 +90,19 @@ class DraftSide:
             self._seek()
             return
         check_pair(draft=self._pair.draft.model, target=self._target_model)
+        self._check_trees()
         self._opening = self._open_message()
         self._stream = DraftStream.at(self._pair.draft)
         self._stream.open(self._opening)
+
+    def _check_trees(self) -> None:
+        """Raises TandemError NOT_SUPPORTED where trees are asked for and a side makes none."""
+        if self._plan.speculation is None or self._plan.speculation.tree is None:
+            return
+        assert self._pair.draft is not None
+        for side, model in (("draft", self._pair.draft.model), ("target", self._target_model)):
+            if not model.trees:
+                raise TandemError.not_supported("speculation.tree", f"the {side} {model.model_id} makes no trees")
 
     def _open_message(self) -> draft_pb2.DraftOpen:
         return draft_pb2.DraftOpen(
@@ -142,10 +153,19 @@ class DraftSide:
     # Asking.
 
     async def block(
-        self, round_number: int, position: int, limits: Limits, left: int, clock: RoundClock
+        self,
+        round_number: int,
+        position: int,
+        limits: Limits,
+        left: int,
+        clock: RoundClock,
+        shape: Tree = NO_TREE,
     ) -> block_pb2.Block:
         """The next block; an empty one where nothing is to be drafted, or the draft is late or has just been lost.
-        left: tokens that the completion may still have. The most that it might have had is `cap`."""
+        left: tokens that the completion may still have. The most that it might have had is `cap`. shape: of a tree,
+        whose paths are no longer than `left` allows; its `cap` is its height."""
+        if len(shape) and self._makes_trees:
+            return await self._tree(round_number, position, limits, shape, clock)
         ahead = limits.ahead or limits
         message = draft_pb2.DraftRound(
             round=round_number,
@@ -165,6 +185,27 @@ class DraftSide:
                 block = there
             elif self._stream is not None:
                 block = await self._asked(message, position, self.cap, clock)
+        self._drafted = len(block.token_ids)
+        return block
+
+    @property
+    def _makes_trees(self) -> bool:
+        """Whether both sides do."""
+        return self._pair.draft is not None and self._pair.draft.model.trees and self._pair.target.model.trees
+
+    async def _tree(
+        self, round_number: int, position: int, limits: Limits, shape: Tree, clock: RoundClock
+    ) -> block_pb2.Block:
+        message = draft_pb2.DraftRound(
+            round=round_number,
+            continuation=self._prefix.continuation(),
+            limits=limits_message(limits, len(shape)),
+            parents=shape.parents,
+        )
+        self.cap = shape.height
+        block = block_pb2.Block(position=position)
+        if self._stream is not None:
+            block = await self._asked(message, position, shape.height, clock)
         self._drafted = len(block.token_ids)
         return block
 
@@ -311,9 +352,9 @@ class DraftSide:
         """So many tokens were committed. laws: p at their positions, none where it was not asked for."""
         self._laws.add(laws, committed)
 
-    def decided(self, kept: int) -> None:
-        """So many candidates of the last block are committed, and others after them."""
-        self._prefix.kept = kept
+    def decided(self, kept: int, path: tuple[int, ...] = ()) -> None:
+        """So many candidates of the last block are committed, of a tree those of `path`, and others after them."""
+        self._prefix.decided(kept, path)
 
     def expects(self, seconds: float) -> None:
         """What its first block is taken to need: as long as the target needed to take in the prompt and make a token,

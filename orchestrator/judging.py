@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, TargetNumbers, Verification
 from tandem.noise import NoiseStream, Purpose
+from tandem.trees import ROOT, Tree
 from tandem.v1 import block_pb2, target_pb2
 
 # Under these a candidate's chance, before it was drawn, is 1 - TV of p and q; under block verification, which keeps
@@ -17,8 +21,10 @@ def positions(
     noise: NoiseStream,
     stop_token_ids: frozenset[int],
 ) -> list[Position]:
-    """One for each candidate."""
+    """One for each candidate. The numbers of `noise` go by a candidate's place in the block, of a tree too, so that no
+    two candidates of a round share any."""
     measured = bool(verified.distances_lower)
+    rows = [parent + 1 for parent in block.parents] or range(len(block.token_ids))
 
     def uniform(purpose: Purpose, index: int, probability: float = 0.5) -> float:
         """Decides an event of `probability`; drawn only where there is something to decide (it takes its time)."""
@@ -31,7 +37,7 @@ def positions(
             u=uniform(Purpose.ACCEPT, index, verified.acceptance_probabilities[index]),
             v=uniform(Purpose.KDE, index) if measured else 0.0,
             correction=verified.correction_token_ids[index],
-            target_token=verified.target_token_ids[index],
+            target_token=verified.target_token_ids[rows[index]],
             in_support=verified.in_support[index],
             distance=Bracket(verified.distances_lower[index], verified.distances_upper[index]) if measured else None,
             tv=verified.total_variations[index] if measured else None,
@@ -59,3 +65,23 @@ def expected_acceptances(
         else:
             chances.append(float(index < judgement.kept))
     return tuple(chances)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where what was committed stands in the target's columns: the kept candidates among those of candidates (n), and
+    the position of each and of the token after them among those of positions (n + 1). rejected: the first candidate for
+    the place of that token; None where there was none, so that it is the bonus."""
+
+    candidates: Sequence[int]
+    rows: Sequence[int]
+    rejected: int | None
+
+
+def places(block: block_pb2.Block, judgement: Judgement) -> Places:
+    if not block.parents:
+        kept, size = judgement.kept, len(block.token_ids)
+        return Places(range(kept), range(kept + 1), kept if kept < size else None)
+    path = judgement.path
+    below = Tree(block.parents).children(path[-1] if path else ROOT)
+    return Places(path, (0, *(index + 1 for index in path)), below[0] if below else None)

@@ -13,6 +13,8 @@ from orchestrator.look_ahead.learnt import Learnt
 from orchestrator.policy import build_accept_rule, build_stop_rule, most_branches
 from orchestrator.resuming import check_resumable, resumed_tokens, spent
 from orchestrator.stopping import Experience, Goodput, StopRule
+from orchestrator.trees.building import build_tree_rule
+from orchestrator.trees.growing import TreeRule
 from tandem.grammars import GrammarError, Grammars
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_priority, check_sampling, check_token_ids
@@ -30,11 +32,12 @@ _MOST_LOG_PROBABILITIES = 20
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """The two rules of one completion; their state lives as long as it. ahead: what the draft looks ahead by; None
-    where it is not to."""
+    where it is not to. tree: what the shape of blocks is chosen by; None where they are no trees."""
 
     stop: StopRule
     accept: AcceptRule
     ahead: Learnt | None = None
+    tree: TreeRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ def _speculation(
     policy, where = request.speculation, f"{path}speculation"
     # Built in either case: a policy that says both `off` and a rule is refused, not half obeyed.
     if policy.off:
-        for field in ("stop", "accept", "look_ahead"):
+        for field in ("stop", "accept", "look_ahead", "tree"):
             if policy.HasField(field):
                 raise TandemError.invalid_field(f"{where}.{field}", "must be unset where speculation is off")
         return None
@@ -247,6 +250,12 @@ def _speculation(
     key, experience = (accept.name, greedy), experience or Experience()
     stop = build_stop_rule(policy.stop, path=f"{where}.stop", experience=experience, key=key)
     matches = accept.verification(greedy) in (Verification.GREEDY, Verification.COUPLED)
+    tree = build_tree_rule(
+        policy, stop, accept, experience=experience, key=key, is_shared=matches,
+        has_grammar=request.HasField("grammar"), path=where,
+    )  # fmt: skip
+    if tree is not None:
+        return Speculation(stop, accept, tree=tree)
     ahead = Learnt(
         # Its own: what the rule `goodput` learns is of its own candidates.
         curve=experience.own_curve(("look_ahead", *key)),

@@ -117,6 +117,8 @@ class TargetSide:
         self, round_number: int, block: block_pb2.Block, clock: RoundClock, entries: int = 0
     ) -> target_pb2.VerifiedBlock:
         """entries: how many of p are wanted at each position; 0 for none."""
+        if block.parents and not self._pair.target.model.trees:  # one that has taken over
+            raise TandemError.not_supported("round.block.parents", "the target verifies no trees")
         await self.open()
         assert self._stream is not None
         message = target_pb2.VerifyRound(
@@ -140,10 +142,11 @@ class TargetSide:
         clock.target.add(resolved.timing, exchange.seconds)
         return resolved
 
-    def decided(self, kept: int) -> None:
-        """Of the block that was verified last, which began where the text ended. Before its tokens are committed."""
+    def decided(self, kept: int, path: tuple[int, ...] = ()) -> None:
+        """Of the block that was verified last, which began where the text ended. Before its tokens are committed. path:
+        of a tree."""
         self._prefix.is_whole()
-        self._prefix.kept = kept
+        self._prefix.decided(kept, path)
 
     async def generate(
         self, round_number: int, most: int, clock: Callable[[], RoundClock], entries: int = 0

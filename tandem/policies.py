@@ -22,6 +22,8 @@ def _rule_fields(message: type[Message]) -> dict[str, str]:
 _STOP_FIELDS = _rule_fields(policy_pb2.StopPolicy)
 _ACCEPT_FIELDS = _rule_fields(policy_pb2.AcceptPolicy)
 
+_TREE_FIELDS = {"tree_nodes": "nodes", "tree_width": "width"}
+
 STOP_RULES: tuple[str, ...] = tuple(_STOP_FIELDS)
 ACCEPT_RULES: tuple[str, ...] = tuple(_ACCEPT_FIELDS)
 
@@ -32,9 +34,9 @@ def policy_from_names(
     """The policy of a stop rule and an accept rule; `named:x` is the rule x of the service, which this package need
     not know.
 
-    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`) and `max_tokens`,
-    most candidates of a block; None leaves one unset. Their ranges are checked by the service. What no other rule
-    has is an option of the one that is `named`.
+    options: fields of the two rules (as `threshold`, `lossy_budget`, `strict`, `gamma`), `max_tokens`, most candidates
+    of a block, and `tree_nodes` and `tree_width`, either of which makes blocks trees; None leaves one unset. Their
+    ranges are checked by the service. What no other rule has is an option of the one that is `named`.
 
     Raises ValueError for an unknown name, naming those that there are, for an option that neither rule has
     and for a value that its field cannot hold, where `jsd` lacks its threshold, and for an option of which it cannot
@@ -47,7 +49,12 @@ def policy_from_names(
     for name, value in options.items():
         if value is None:
             continue
-        holder = policy.stop if name == "max_tokens" else _holder(typed, name)
+        if name == "max_tokens":
+            holder: Message | None = policy.stop
+        elif name in _TREE_FIELDS:
+            holder, name = policy.tree, _TREE_FIELDS[name]
+        else:
+            holder = _holder(typed, name)
         if holder is None and not named:
             raise ValueError(f"neither the stop rule {stop!r} nor the accept rule {accept!r} has an option {name!r}")
         if holder is None and len(named) > 1:

@@ -10,19 +10,21 @@ from dataclasses import dataclass, field
 
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_token_ids
+from tandem.trees import NO_TREE, Tree
 from tandem.v1 import block_pb2
 
 
 @dataclass(slots=True)
 class Progress:
     """tokens: prompt and everything committed since. most_tokens: that there may be. candidates: the last block, not
-    committed yet."""
+    committed yet. tree: its shape, where it has parents."""
 
     tokens: list[int]
     vocabulary_size: int
     most_tokens: int
     round: int = -1  # of the last message that was answered; callers may count from 0
     candidates: list[int] = field(default_factory=list)
+    tree: Tree = NO_TREE
 
     @property
     def position(self) -> int:
@@ -40,10 +42,12 @@ class Progress:
         its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
         """
         kept, count = continuation.kept, len(continuation.token_ids)
-        if kept > len(self.candidates):
+        most = self.tree.height if len(self.tree) else len(self.candidates)
+        if kept > most:
             raise TandemError.invalid_field(
-                f"{path}.kept", f"is {kept}, but the last block has {len(self.candidates)} candidates"
+                f"{path}.kept", f"is {kept}, but the last block has {most} candidates" + " on a path" * bool(self.tree)
             )
+        taken = self._kept(continuation, path)
         expected = self.position + kept
         if continuation.position != expected:
             raise TandemError.prefix_mismatch(
@@ -55,7 +59,20 @@ class Progress:
             )
         follows = list(continuation.token_ids)
         check_token_ids(follows, path=f"{path}.token_ids", vocabulary_size=self.vocabulary_size)
-        self.tokens += self.candidates[:kept] + follows
-        self.candidates = []
+        self.tokens += taken + follows
+        self.candidates, self.tree = [], NO_TREE
         self.round = round_number
         return expected
+
+    def _kept(self, continuation: block_pb2.Continuation, path: str) -> list[int]:
+        """The candidates that stay. Raises TandemError INVALID_FIELD."""
+        indices = list(continuation.path)
+        if not len(self.tree):
+            if indices:
+                raise TandemError.invalid_field(f"{path}.path", "is of no use: the last block has no parents")
+            return self.candidates[: continuation.kept]
+        if len(indices) != continuation.kept:
+            raise TandemError.invalid_field(f"{path}.path", f"has {len(indices)} candidates, {continuation.kept} kept")
+        if not self.tree.is_path(indices):
+            raise TandemError.invalid_field(f"{path}.path", f"{indices} is no path of the last block from the text down")
+        return [self.candidates[index] for index in indices]

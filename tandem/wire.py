@@ -162,6 +162,7 @@ def model_info(served: ServedModel) -> model_pb2.ModelInfo:
         parameter_count=loaded.parameter_count,
         end_token_ids=loaded.end_token_ids,
         weights=loaded.weights,
+        trees=True,
     )
 
 

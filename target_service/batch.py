@@ -20,8 +20,8 @@ from target_service.blocks import Block, BlockNumbers, Token
 class BlockBatch:
     """N positions and M candidates of several blocks, block after block; a block has a position more than candidates.
 
-    The blocks agree in rule, max_entries, and whether they bring distributions (one without candidates has none).
-    log_p: fp32 [N, V].
+    The blocks agree in rule, max_entries, whether they are trees, and whether they bring distributions (one without
+    candidates has none). log_p: fp32 [N, V].
     """
 
     def __init__(self, blocks: Sequence[Block], log_p: Sequence[Tensor]) -> None:
@@ -30,19 +30,26 @@ class BlockBatch:
         self.log_p = join(log_p)
         self.device = self.log_p.device
         self._counts = [len(block.candidates) for block in blocks]
+        self.is_tree = bool(len(blocks[0].tree))
         self._starts = list(accumulate((count + 1 for count in self._counts), initial=0))  # of positions
         self._firsts = list(accumulate(self._counts, initial=0))  # of candidates
 
     @cached_property
-    def _candidates(self) -> Tensor:
+    def _places(self) -> list[int]:
+        if self.is_tree:
+            trees = zip(self._starts, self.blocks, strict=False)
+            return [start + 1 + parent for start, block in trees for parent in block.tree.parents]
         starts = zip(self._starts, self._counts, strict=False)
-        places = [start + at for start, count in starts for at in range(count)]
+        return [start + at for start, count in starts for at in range(count)]
+
+    @cached_property
+    def _candidates(self) -> Tensor:
         tokens = [token for block in self.blocks for token in block.candidates]
-        return upload([places, tokens], torch.long, self.device)
+        return upload([self._places, tokens], torch.long, self.device)
 
     @property
     def place(self) -> Tensor:
-        """Position of each candidate, as a place in [0, N): int64 [M]."""
+        """Position of each candidate, that after its parent, as a place in [0, N): int64 [M]."""
         return self._candidates[0]
 
     @property
@@ -52,7 +59,8 @@ class BlockBatch:
 
     def of_candidates(self, rows: Tensor) -> Tensor:
         """The rows [M, ...] of the candidates out of those of all positions; of one block without a copy."""
-        return rows[: self._counts[0]] if len(self.blocks) == 1 else rows.index_select(0, self.place)
+        in_order = len(self.blocks) == 1 and not self.is_tree
+        return rows[: self._counts[0]] if in_order else rows.index_select(0, self.place)
 
     def heads(self) -> Heads | None:
         """q of the candidates; None where none was sent."""
@@ -62,17 +70,33 @@ class BlockBatch:
     @cached_property
     def _noise(self) -> tuple[list[NoiseStream], list[int]]:
         """Stream and absolute position of each position."""
-        each = [(block, at) for block, count in zip(self.blocks, self._counts, strict=True) for at in range(count + 1)]
+        if self.is_tree:
+            depths = [(0, *(depth + 1 for depth in block.tree.depths)) for block in self.blocks]
+        else:
+            depths = [tuple(range(count + 1)) for count in self._counts]
+        each = [(block, at) for block, own in zip(self.blocks, depths, strict=True) for at in own]
         return [block.noise for block, _ in each], [block.position + at for block, at in each]
+
+    @cached_property
+    def families(self) -> list[list[int]]:
+        """Of trees: the candidates of each group of siblings, as places in [0, M), in the order of the groups."""
+        return [
+            [first + child for child in children]
+            for first, block in zip(self._firsts, self.blocks, strict=False)
+            for children in block.tree.families.values()
+        ]
 
     def counters(self) -> Counters:
         """Of the coupled noise of all positions."""
         return Counters.of(*self._noise)
 
     def uniforms(self, purpose: Purpose) -> Tensor:
-        """Those of the target's own tokens [N], or of corrections [M]: float64."""
+        """Those of the target's own tokens [N], or of corrections, float64: [M], of trees one for each family."""
         streams, positions = self._noise
-        if purpose is Purpose.CORRECTION:
+        if purpose is Purpose.CORRECTION and self.is_tree:
+            rows = [self._places[children[0]] for children in self.families]
+            streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
+        elif purpose is Purpose.CORRECTION:
             rows = sorted(set(range(len(streams))) - {start - 1 for start in self._starts[1:]})
             streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
         return upload(uniforms(streams, purpose, positions), torch.float64, self.device)
@@ -91,6 +115,18 @@ class BlockBatch:
         at = torch.arange(width, device=self.device)
         table = upload(candidate, torch.long, self.device).view(-1, width)
         return table, at < counts, at == counts - 1, upload(cells, torch.long, self.device)
+
+    def turns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of trees, int64 but for one: the first candidate of each family [F]; the candidates of each by turn, the last
+        one repeated [F, k], and which of these there are, bool [F, k]; family and turn of each candidate [M]."""
+        width = max(map(len, self.families))
+        first = upload([children[0] for children in self.families], torch.long, self.device)
+        table = [[children[min(at, len(children) - 1)] for at in range(width)] for children in self.families]
+        counts = upload([[len(children)] for children in self.families], torch.long, self.device)
+        places = {child: (at, turn) for at, own in enumerate(self.families) for turn, child in enumerate(own)}
+        family, turn = upload([places[child] for child in range(len(places))], torch.long, self.device).unbind(-1)
+        filled = torch.arange(width, device=self.device) < counts
+        return first, upload(table, torch.long, self.device), filled, family, turn
 
     def cut_rows(self) -> dict[str, Tensor]:
         """What was asked for of p: columns [N, ...], none where nothing was."""

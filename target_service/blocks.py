@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tandem.distributions import CompressedRow
 from tandem.noise import NoiseStream
+from tandem.trees import NO_TREE, Tree
 from target_service.log_probabilities import PositionLogProbabilities
 
 
@@ -32,7 +33,9 @@ class Block:
     rows: q of each candidate; None where it was not sent, which RATIO and BLOCK refuse (their q is `law(row)`, the
     law the draft drew from). position: absolute position of the first candidate. forbids: whether the sequence's
     sampling may give tokens probability 0; only costs time where it need not be. max_entries, mass: what is wanted of
-    p at each position, see `compress`; 0 entries for nothing.
+    p at each position, see `compress`; 0 entries for nothing. tree: the candidates' shape where they are a tree; then
+    the first row of p is that after the text, row i + 1 that after candidate i, and `rows` still has an entry for each
+    candidate, that of its siblings. RATIO and BLOCK both verify a tree by recursive rejection.
     """
 
     rule: Rule
@@ -43,6 +46,12 @@ class Block:
     forbids: bool = True
     max_entries: int = 0
     mass: float = 1.0
+    tree: Tree = NO_TREE
+
+    @property
+    def shape(self) -> Tree:
+        """Of a chain, too."""
+        return self.tree if len(self.tree) else Tree.chain(len(self.candidates))
 
     @property
     def has_tail(self) -> bool:
@@ -54,6 +63,10 @@ class Block:
         candidates, rows = self.candidates, self.rows
         if positions != len(candidates) + 1:
             raise ValueError(f"{len(candidates)} candidates need {len(candidates) + 1} rows of p, not {positions}")
+        if len(self.tree) not in (0, len(candidates)):
+            raise ValueError(f"{len(self.tree)} parents for {len(candidates)} candidates")
+        if len(self.tree) and (twin := self.tree.twins(candidates)) is not None:
+            raise ValueError(f"candidate {twin} is the same token as an elder sibling")
         outside = [token for token in candidates if not 0 <= token < vocabulary_size]
         if outside:
             raise ValueError(f"candidate {outside[0]} is outside the vocabulary of {vocabulary_size}")

@@ -30,23 +30,29 @@ class BlockLogProbabilities:
 
 
 def log_probabilities(
-    logits: Tensor, own: Sequence[int], candidates: Sequence[int], corrections: Sequence[int], top: int
+    logits: Tensor,
+    own: Sequence[int],
+    candidates: Sequence[int],
+    corrections: Sequence[int],
+    top: int,
+    rows: Sequence[int] | None = None,
 ) -> BlockLogProbabilities:
     """logits: [n + 1, V] of the model, any float type. own: the target's tokens, n + 1; candidates, corrections: n.
-    top: how many of the likeliest tokens to name. One transfer from the device."""
+    top: how many of the likeliest tokens to name. rows: of logits, for each candidate; in order unless given. One
+    transfer from the device."""
     log_p = torch.log_softmax(logits.float(), dim=-1)
-    last = candidates[-1] if candidates else own[0]  # of the position after the last candidate, not read
-    last_correction = corrections[-1] if corrections else own[0]
-    asked = upload([own, [*candidates, last], [*corrections, last_correction]], torch.long, logits.device)
-    numbers = {"asked": log_p.gather(1, asked.T)}
+    rows = range(len(candidates)) if rows is None else rows
+    places = [[*range(len(own)), *rows, *rows], [*own, *candidates, *corrections]]
+    numbers = {"asked": log_p[tuple(upload(places, torch.long, logits.device))]}
     if top:
         values, ids = log_p.topk(min(top, log_p.shape[-1]), dim=-1)
         numbers |= {"top": values, "ids": ids}
     host = to_host([numbers])[0]
-    of_own, of_candidates, of_corrections = host["asked"].T.tolist()
+    asked, ends = host["asked"].tolist(), (len(own), len(own) + len(candidates))
+    of_own, of_candidates, of_corrections = asked[: ends[0]], asked[ends[0] : ends[1]], asked[ends[1] :]
     of_top, top_ids = (host[name].tolist() if top else [()] * len(own) for name in ("top", "ids"))
     positions = [
         PositionLogProbabilities(value, list(map(int, ids_of)), values_of)
         for value, ids_of, values_of in zip(of_own, top_ids, of_top, strict=True)
     ]
-    return BlockLogProbabilities(of_candidates[:-1], of_corrections[:-1], positions)
+    return BlockLogProbabilities(of_candidates, of_corrections, positions)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 from torch import Tensor
 
+from tandem.block_trees import check_siblings, read_tree
 from tandem.distributions import CompressedRow
 from tandem.faults import reported
 from tandem.grammars import Grammars
@@ -18,6 +19,7 @@ from tandem.rpc.handshake import check_handshake
 from tandem.rpc.sampling import check_token_ids
 from tandem.telemetry.services import ModelTelemetry
 from tandem.telemetry.sessions import Session, end_block
+from tandem.trees import Tree
 from tandem.v1 import block_pb2, distribution_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
     check_format,
@@ -138,7 +140,10 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     ) -> target_pb2.VerifiedBlock:
         span = seen.block()
         candidates = list(message.block.token_ids)
-        rows = self._check_block(message.block, session.spec.rule)
+        tree = read_tree(message.block.parents, path="round.block.parents")
+        if len(tree) and not session.makes_trees:
+            raise TandemError.invalid_field("round.block.parents", "does not go with a grammar")
+        rows = self._check_block(message.block, session.spec.rule, tree)
         wanted = _row_format(message.format, "round.format") if message.HasField("format") else session.spec.format
         cached = _advance(progress, message, "round.continuation")
         if message.block.position != progress.position:
@@ -147,34 +152,41 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 expected=progress.position,
                 received=message.block.position,
             )
-        verified = await session.verify(progress.tokens, cached, candidates, rows, wanted)
-        progress.candidates = candidates
+        verified = await session.verify(progress.tokens, cached, candidates, rows, wanted, tree)
+        progress.candidates, progress.tree = candidates, tree
         end_block(span, message.round, len(candidates), verified.timing)
         return _verified_message(message.round, progress.position, verified)
 
-    def _check_block(self, block: block_pb2.Block, rule: Rule) -> list[CompressedRow] | None:
-        """The rows of q, None where none were sent. Raises TandemError INVALID_FIELD."""
+    def _check_block(self, block: block_pb2.Block, rule: Rule, tree: Tree) -> list[CompressedRow] | None:
+        """The row of q of each candidate, None where none were sent. Raises TandemError INVALID_FIELD."""
         size, vocabulary = len(block.token_ids), self._info.vocabulary_size
         if size > _MAX_BLOCK:
             raise TandemError.invalid_field("round.block.token_ids", f"has {size} candidates; at most {_MAX_BLOCK}")
-        if len(block.distributions) > size:  # before any of them is read
+        if len(tree) not in (0, size):
+            raise TandemError.invalid_field("round.block.parents", f"has {len(tree)} entries for {size} candidates")
+        laws = len(tree.families) if len(tree) else size
+        if len(block.distributions) > laws:  # before any of them is read
             raise TandemError.invalid_field(
-                "round.block.distributions", f"has {len(block.distributions)} entries for {size} candidates"
+                "round.block.distributions", f"has {len(block.distributions)} entries for {laws} places"
             )
         check_token_ids(block.token_ids, path="round.block.token_ids", vocabulary_size=vocabulary)
+        check_siblings(tree, block.token_ids[: len(tree)], path="round.block.token_ids")
         rows = compressed_rows(
             block.distributions, path="round.block.distributions", vocabulary_size=vocabulary
         )
         needed = rule in (Rule.RATIO, Rule.BLOCK)
-        if len(rows) != size and (rows or needed):
+        if len(rows) != laws and (rows or needed):
             raise TandemError.invalid_field(
-                "round.block.distributions", f"has {len(rows)} entries for {size} candidates"
+                "round.block.distributions", f"has {len(rows)} entries for {laws} places"
             )
+        if len(tree) and rows:
+            rows = [rows[family] for family in tree.family_of]
         if needed:
             for index, (token, row) in enumerate(zip(block.token_ids, rows, strict=True)):
                 if row.tail_mass > 0 or not bool((row.token_ids == token).any()):
+                    place = tree.family_of[index] if len(tree) else index
                     raise TandemError.invalid_field(
-                        f"round.block.distributions[{index}]",
+                        f"round.block.distributions[{place}]",
                         "must be the whole law that the candidate was drawn from",
                     )
         return rows or None

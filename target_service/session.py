@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tandem.branching import tree_log_probs
 from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow, full_row_distances
 from tandem.inference import runner
@@ -19,6 +20,7 @@ from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
 from tandem.transfers import portions
+from tandem.trees import NO_TREE, Tree
 from target_service.log_probabilities import BlockLogProbabilities, log_probabilities
 from target_service.verification import Block, BlockNumbers, Rule, Token, next_tokens, verify_many
 
@@ -86,17 +88,24 @@ class TargetSession:
         candidates: Sequence[int],
         rows: Sequence[CompressedRow] | None,
         wanted: RowFormat | None = None,
+        tree: Tree = NO_TREE,
     ) -> Verified:
         """One forward pass over what the cache lacks of `tokens` and all candidates.
 
-        tokens: everything committed. cached: how many leading ones the cache may still hold from before. wanted: of p;
-        as the sequence was opened with where it is None.
+        tokens: everything committed. cached: how many leading ones the cache may still hold from before. rows: of each
+        candidate. wanted: of p; as the sequence was opened with where it is None. tree: the candidates' shape where
+        they are one; not together with a grammar (see `makes_trees`).
         """
         self._set_history(tokens, cached)
-        work = _Verification(self, tokens, cached, candidates, rows, wanted)
+        work = _Verification(self, tokens, cached, candidates, rows, wanted, tree)
         timing = await self._engine.run(work)
         assert work.numbers is not None
         return Verified(work.numbers, timing, work.model)
+
+    @property
+    def makes_trees(self) -> bool:
+        """Whether its text can be asked about on several paths."""
+        return not self._chain.follows_one_text
 
     async def resolve(self, indices: Sequence[int], rows: Callable[[], Sequence[Tensor]]) -> list[tuple[float, float]]:
         """Distance and total variation of candidates of the last block from full rows of q.
@@ -157,24 +166,32 @@ class TargetSession:
         rows: Sequence[CompressedRow] | None,
         position: int,
         wanted: RowFormat | None = None,
+        tree: Tree = NO_TREE,
     ) -> Block:
         spec = self.spec
         return Block(
-            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, *(wanted or spec.format)
+            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, *(wanted or spec.format), tree
         )
 
     def _of_model(
-        self, logits: Tensor, own: Sequence[int], candidates: Sequence[int] = (), corrections: Sequence[int] = ()
+        self,
+        logits: Tensor,
+        own: Sequence[int],
+        candidates: Sequence[int] = (),
+        corrections: Sequence[int] = (),
+        tree: Tree = NO_TREE,
     ) -> BlockLogProbabilities | None:
         """Of rows of logits [n + 1, V]; None where nobody asked."""
         top = self.spec.log_probabilities
         if top is None:
             return None
-        return log_probabilities(logits[:, : self._chain.vocabulary_size], own, candidates, corrections, top)
+        rows = [parent + 1 for parent in tree.parents] if len(tree) else None
+        return log_probabilities(logits[:, : self._chain.vocabulary_size], own, candidates, corrections, top, rows)
 
 
 def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Sequence[int]:
     """Cuts the cache to what still holds; returns the tokens to feed, at least the last one."""
+    sequence.keep_path(tokens)
     sequence.truncate(min(sequence.length, cached, len(tokens) - 1))
     return tokens[sequence.length :]
 
@@ -183,6 +200,15 @@ def _log_probs(
     owners: Sequence[TargetSession], blocks: Sequence[Block], logits: Sequence[Tensor]
 ) -> Iterator[tuple[Sequence[Block], list[Tensor]]]:
     """Log-probabilities of each session's rows after its chain, for as many blocks at a time as pay."""
+    branching = [bool(len(block.tree)) and owner._chain.reads_text for owner, block in zip(owners, blocks, strict=True)]
+    if any(branching):  # alone, each of its rows follows a text of its own
+        for owner, block, rows, branches in zip(owners, blocks, logits, branching, strict=True):
+            if branches:
+                log_p = tree_log_probs(owner._chain, rows, owner._history, block.candidates, block.tree)
+                yield [block], [log_p]
+            else:
+                yield [block], log_probs_batch([owner._chain], [rows], [owner._history], [block.candidates])
+        return
     for part in portions(logits):
         chains, histories = [owner._chain for owner in owners[part]], [owner._history for owner in owners[part]]
         candidates = [block.candidates for block in blocks[part]]
@@ -200,6 +226,7 @@ class _Verification:
         candidates: Sequence[int],
         rows: Sequence[CompressedRow] | None,
         wanted: RowFormat | None = None,
+        tree: Tree = NO_TREE,
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
@@ -207,14 +234,14 @@ class _Verification:
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._block = owner._block(candidates, rows, len(tokens), wanted)
+        self._block = owner._block(candidates, rows, len(tokens), wanted, tree)
 
-    def next_block(self) -> tuple[Sequence[int], int] | None:
+    def next_block(self) -> tuple[Sequence[int], int, Sequence[int]] | None:
         if self.numbers is not None:
             return None
         feed = _rewind(self.sequence, self._tokens, self._cached)
         candidates = self._block.candidates
-        return [*feed, *candidates], len(candidates) + 1
+        return [*feed, *candidates], len(candidates) + 1, self._block.tree.parents
 
     @classmethod
     def receive_all(cls, works: Sequence[_Verification], logits: Sequence[Tensor]) -> list[Exception | None]:
@@ -224,6 +251,9 @@ class _Verification:
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += verify_many(part, log_p)
             for block, rows in zip(part, log_p, strict=True):
+                if len(block.tree):  # rows of its candidates are not the first ones, and nothing asks for them
+                    kept.append(None)
+                    continue
                 # Copies: a view would keep the rows of all sessions of the step as long as this one's.
                 own = rows[:-1].clone() if len(part) > 1 and block.has_tail else rows[:-1]
                 kept.append(own if block.has_tail else None)
@@ -231,7 +261,7 @@ class _Verification:
             if not isinstance(numbers, Exception):
                 work.numbers = numbers
                 work.model = work._owner._of_model(
-                    rows, numbers.target_tokens, work._block.candidates, numbers.corrections
+                    rows, numbers.target_tokens, work._block.candidates, numbers.corrections, work._block.tree
                 )
                 work._owner._log_p = left_open
         return [numbers if isinstance(numbers, Exception) else None for numbers in results]

@@ -29,6 +29,7 @@ from tandem.selection import argmax, top_values
 from tandem.transfers import to_host, upload
 from target_service.batch import BlockBatch
 from target_service.blocks import Block, BlockNumbers, Rule, Token
+from target_service.recursion import take_turns
 from target_service.rules import block_acceptance, block_weights, ratio_acceptance, residual, surplus
 
 __all__ = ["Block", "BlockNumbers", "Rule", "Token", "next_tokens", "target_tokens", "verify", "verify_many"]
@@ -92,7 +93,7 @@ def _together(
 ) -> list[_Result | ValueError]:
     """Computes for blocks that are alike together, brings everything back at once, and reads it."""
     found: list[_Result | ValueError | None] = [None] * len(blocks)
-    alike: dict[tuple[Rule, bool, int], list[int]] = {}
+    alike: dict[tuple[Rule, bool, int, bool], list[int]] = {}
     for index, (block, rows) in enumerate(zip(blocks, log_p, strict=True)):
         try:
             block.check(len(rows), rows.shape[-1])
@@ -100,7 +101,7 @@ def _together(
             found[index] = error
         else:
             measured = bool(block.rows) or block.rule.draws_residuals
-            alike.setdefault((block.rule, measured, block.max_entries), []).append(index)
+            alike.setdefault((block.rule, measured, block.max_entries, bool(len(block.tree))), []).append(index)
     batches = [BlockBatch([blocks[at] for at in members], [log_p[at] for at in members]) for members in alike.values()]
     host = to_host([compute(batch) for batch in batches])
     for batch, members, columns in zip(batches, alike.values(), host, strict=True):
@@ -137,7 +138,7 @@ def _verified(batch: BlockBatch) -> dict[str, Tensor]:
     """What `BlockBatch.numbers` takes, on the device: [N] or [M] each."""
     log_p, place = batch.log_p, batch.place
     if batch.rule.draws_residuals:
-        own, corrections, decided = _residuals(batch)
+        own, corrections, decided = _siblings(batch) if batch.is_tree else _residuals(batch)
     else:
         own = _own(batch)
         corrections = own[place]
@@ -214,6 +215,29 @@ def _residuals(batch: BlockBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         empty |= never
     law = law.scatter_(-1, heads.token_ids, torch.where(empty.unsqueeze(-1), p_head, left))
     return own, inverse_cdf(law, u), found | {"acceptance": acceptance, "stray": ~matches.any(-1)}
+
+
+def _siblings(batch: BlockBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """As `_residuals`, of trees; one correction for each group of siblings."""
+    heads = batch.heads()
+    assert heads is not None  # a tree has candidates, and each its distribution
+    p = probabilities(batch.log_p)
+    own = inverse_cdf(p, batch.uniforms(Purpose.TARGET))
+    found = _measured(batch.of_candidates(p), heads)
+    first, candidate, filled, family, turn = batch.turns()
+    p = p.index_select(0, batch.place[first])
+    token_ids, listed = heads.token_ids[first], heads.listed[first]
+    p_head = p.gather(-1, token_ids) * listed
+    p_rest = (1 - p_head.sum(-1)).clamp(min=0)
+    turns = take_turns(p_head, p_rest, token_ids, heads.q[first] * listed, batch.x[candidate], filled)
+    # Padding repeats the first entry of its row, which it must not overwrite.
+    left = torch.where(listed > 0, turns.head, turns.head[:, :1])
+    law = (p * turns.rest.unsqueeze(-1)).scatter_(-1, token_ids, left)
+    corrections = inverse_cdf(law, batch.uniforms(Purpose.CORRECTION))[family]
+    return own, corrections, found | {
+        "acceptance": turns.acceptance[family, turn],
+        "stray": turns.stray[family, turn].to(torch.long),
+    }
 
 
 def _block(batch: BlockBatch, p_x: Tensor, q_x: Tensor, p_head: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from tandem.inference.observer import EngineObserver
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import SamplingParams
+from tandem.trees import Tree
 from tandem.v1 import block_pb2, draft_pb2, model_pb2, sampling_pb2
 
 
@@ -41,7 +42,8 @@ class SequenceSpec:
 
 @dataclass(slots=True)
 class Candidates:
-    """A block in the making; its lists have one entry per candidate, `rows` may have none at all."""
+    """A block in the making; its lists have one entry per candidate, `rows` may have none at all. parents: of a tree,
+    whose `rows` have one for each group of siblings; see `Block` in block.proto."""
 
     token_ids: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Candidates:
     rows: list[CompressedRow] = field(default_factory=list)
     stop: draft_pb2.DraftStop.ValueType = draft_pb2.DRAFT_STOP_MAX_TOKENS
     timing: block_pb2.Timing = field(default_factory=block_pb2.Timing)
+    parents: list[int] = field(default_factory=list)
 
 
 class Ahead(Protocol):
@@ -143,6 +146,23 @@ class DraftSequence(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class GrowsTrees(Protocol):
+    """A sequence of a drafter that makes trees, too; its `ModelInfo.trees` says so."""
+
+    async def draft_tree(
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        shape: Tree,
+    ) -> Candidates:
+        """As `draft`: a tree of at most this shape. limits: act along each path. Nothing is drafted ahead of it, and it
+        keeps no full rows. Raises TandemError INVALID_FIELD where the sequence follows one text alone."""
+        ...
 
 
 @dataclass(slots=True)

@@ -136,12 +136,12 @@ def draw_next(
     if sayable is None:
         return [*drawn]
     return [
-        None if isinstance(each, NotFiniteError) and _is_sound(rows) else each
+        None if isinstance(each, NotFiniteError) and is_sound(rows) else each
         for each, rows in zip(drawn, logits, strict=True)
     ]
 
 
-def _is_sound(logits: Tensor) -> bool:
+def is_sound(logits: Tensor) -> bool:
     """Whether the model is not to blame for what is no distribution: its logits are numbers or -infinity."""
     return bool((logits < math.inf).all())
 

@@ -14,13 +14,16 @@ from draft_service.drafters.growth import Growth, Voice, candidates, draw_next
 from draft_service.drafters.look_ahead import Base, Branch, LookAhead
 from draft_service.drafters.outcomes import Ranking, likeliest
 from draft_service.drafters.rows import RowsAgain
+from draft_service.drafters.trees import TreeDrafting
 from tandem.distributions import CompressedRow
 from tandem.inference import runner
 from tandem.inference.engine import Engine, EngineLoad
 from tandem.inference.observer import EngineObserver
 from tandem.inference.work import SingleWork
+from tandem.rpc.errors import TandemError
 from tandem.sampling import History, SamplingChain
 from tandem.sayable import Sayable
+from tandem.trees import Tree
 from tandem.v1 import draft_pb2, model_pb2
 from tandem.wire import timing_message
 
@@ -118,6 +121,29 @@ class ModelSequence:
         block.timing = timing_message(timing)
         return block
 
+    async def draft_tree(
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        round_number: int,
+        limits: draft_pb2.DraftLimits,
+        shape: Tree,
+    ) -> Candidates:
+        """See `base.GrowsTrees`."""
+        if self._chain.follows_one_text:
+            raise TandemError.invalid_field("round.parents", "does not go with a grammar")
+        await self._prefill
+        self._rows, self._drawn, self._base, self._before = [], (), None, tokens
+        self._engine.call(self._ahead.stop)
+        if len(tokens) >= self._context_length:
+            return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
+        start = self._spec.prompt_length
+        self._history.become(tokens[start:], cached - start)
+        work = TreeDrafting(self._sequence, self._voice, tokens, cached, round_number, limits, shape)
+        timing = await self._engine.run(work)
+        work.block.timing = timing_message(timing)
+        return work.block
+
     def look_ahead(
         self,
         tokens: Sequence[int],
@@ -176,6 +202,8 @@ class ModelSequence:
     async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         if not self._spec.max_entries or is_sampled(self._spec.verification):
             raise no_rows()
+        if not self._rows:
+            raise TandemError.unexpected_message("a tree keeps no full rows")
         rows = [self._rows[index] for index in indices]
         if any(row is None for row in rows):
             self._rows = await self._rows_again()
@@ -250,6 +278,7 @@ class _Drafting:
         return None if feed is None else (feed, 1)
 
     def _first_block(self) -> tuple[Sequence[int], int] | None:
+        self.sequence.keep_path(self._tokens)
         ready = self._settle()
         if self._limits.max_tokens == 0:  # only takes the prefix in; its last token waits for the next round
             missing = self._tokens[self.sequence.length :]

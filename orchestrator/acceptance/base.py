@@ -101,6 +101,7 @@ class Judgement:
 
     kept: candidates kept, from the start of the block; sources: one for each of them.
     next_token: the token after them; None where all were kept and the bonus follows.
+    path: of a tree, the kept candidates by index, from the text down; None follows one without children.
     undecided: indices whose bracket leaves the decision open. Where there are any, all else is empty: ask for
     their distances and judge again.
     charges, samples: for `record` only; total variations charged and positions to learn from, in order.
@@ -109,6 +110,7 @@ class Judgement:
     kept: int = 0
     sources: tuple[Source, ...] = ()
     next_token: int | None = None
+    path: tuple[int, ...] = ()
     undecided: tuple[int, ...] = ()
     charges: tuple[float, ...] = ()
     samples: tuple[Sample, ...] = ()

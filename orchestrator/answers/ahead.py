@@ -54,6 +54,8 @@ def check_branch(opening: draft_pb2.DraftOpen, base: Base, branch: draft_pb2.Bra
         raise MalformedAnswerError(f"a block ahead has {branch.sent + count} candidates")
     if not count and branch.stop == draft_pb2.DRAFT_STOP_UNSPECIFIED:
         raise MalformedAnswerError("a block ahead has not grown")
+    if branch.block.parents:
+        raise MalformedAnswerError("a block ahead is a tree")
     if not within([branch.refused_entropy], -ROUNDING, most_entropy(vocabulary)):
         raise MalformedAnswerError("an entropy is not one")
     check_block(opening, branch.block)

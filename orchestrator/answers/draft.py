@@ -22,6 +22,7 @@ from orchestrator.answers.numbers import (
     vocabulary_of,
     within,
 )
+from tandem.trees import Tree
 from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, sampling_pb2
 
 # Under these the target needs the law that each candidate was drawn from.
@@ -45,8 +46,27 @@ def check_drafted(
     check_place(drafted.round, asked.round, block.position, position)
     if size > asked.limits.max_tokens:
         raise MalformedAnswerError(f"it has {size} candidates where {asked.limits.max_tokens} were asked for")
+    _check_shape(asked.parents, block)
     check_block(opening, block)
     check_timing(drafted.timing)
+
+
+def _check_shape(asked: Sequence[int], block: block_pb2.Block) -> None:
+    """asked: parents of the shape."""
+    if bool(asked) != bool(block.parents) and block.token_ids:
+        raise MalformedAnswerError("it is a tree where none was asked for, or none where one was")
+    if not block.parents:
+        return
+    if len(block.parents) != len(block.token_ids):
+        raise MalformedAnswerError(f"it has {len(block.parents)} parents for {len(block.token_ids)} candidates")
+    try:
+        tree = Tree(block.parents)
+    except ValueError as error:
+        raise MalformedAnswerError(str(error)) from error
+    if not (tree.is_level and tree.is_ordered) or tree.twins(block.token_ids) is not None:
+        raise MalformedAnswerError("its candidates are not in the order of a tree, or siblings are the same token")
+    if tree.height > Tree(asked).height:
+        raise MalformedAnswerError(f"it has a path of {tree.height} candidates, more than were asked for")
 
 
 def check_block(opening: draft_pb2.DraftOpen, block: block_pb2.Block) -> None:
@@ -60,7 +80,8 @@ def check_block(opening: draft_pb2.DraftOpen, block: block_pb2.Block) -> None:
         raise MalformedAnswerError("a log-probability is not one")
     if not within([*block.entropies], -ROUNDING, most_entropy(vocabulary)):
         raise MalformedAnswerError("an entropy is not one")
-    _check_distributions(opening, block.token_ids, block.distributions)
+    tokens = [block.token_ids[children[0]] for children in Tree(block.parents).families.values()]
+    _check_distributions(opening, tokens or block.token_ids, block.distributions)
 
 
 def _check_distributions(

@@ -32,7 +32,8 @@ def check_verified(
     """opening: of the stream. Raises MalformedAnswerError."""
     check_place(verified.round, asked.round, verified.position, asked.block.position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
-    size, measured = len(asked.block.token_ids), len(asked.block.distributions)
+    size = len(asked.block.token_ids)
+    measured = size if asked.block.distributions else 0
     entries = _entries(opening, asked)
     _check_lengths(verified, size, measured, size + 1 if entries else 0)
     _check_rows(verified.distributions, entries, vocabulary)
@@ -40,7 +41,8 @@ def check_verified(
     check_tokens(own + corrections, vocabulary)
     _check_numbers(verified, most_entropy(vocabulary))
     if opening.verification in _MATCHING:
-        _check_matches(asked.block.token_ids[:], own, corrections, verified.acceptance_probabilities[:])
+        of_places = [own[parent + 1] for parent in asked.block.parents] or own
+        _check_matches(asked.block.token_ids[:], of_places, corrections, verified.acceptance_probabilities[:])
     if opening.HasField("log_probabilities") != verified.HasField("model"):
         raise MalformedAnswerError("log-probabilities of the model are missing, or were not asked for")
     if verified.HasField("model"):
@@ -106,7 +108,7 @@ def _check_numbers(verified: target_pb2.VerifiedBlock, most: float) -> None:
 def _check_matches(
     candidates: Sequence[int], own: Sequence[int], corrections: Sequence[int], acceptances: Sequence[float]
 ) -> None:
-    found = zip(candidates, own, corrections, acceptances, strict=False)  # `own` has one more
+    found = zip(candidates, own, corrections, acceptances, strict=False)  # `own` may have one more
     if any(correction != token or accepted != (x == token) for x, token, correction, accepted in found):
         raise MalformedAnswerError("it accepts what is not the target's token, or rejects what is")
 

@@ -51,6 +51,8 @@ class RoundOutcome:
     acceptances: one per decided token: the chance with which it was to be accepted, over what might have been drawn in
     its place, where that is known; otherwise what became of it.
     costs: of the round. A token of plain decoding is an outcome without candidates.
+    is_tree: the path that was decided in a tree, with the candidates that were kept, or the first for the place where
+    none was; `drafted` is its height where a place came to nothing.
     """
 
     drafted: int
@@ -61,6 +63,7 @@ class RoundOutcome:
     matched: tuple[bool, ...]
     acceptances: tuple[float, ...] = ()
     costs: RoundCosts | None = None
+    is_tree: bool = False
 
 
 class LearnsTogether:

@@ -230,6 +230,11 @@ class Costs:
         waiting = hits * max(0.0, drafting - verifying) + (1 - hits) * drafting
         return verifying + waiting + other
 
+    def tree_seconds(self, verifying: float, height: int) -> float:
+        """Of a tree, a level of which is one step of the draft. verifying: what the target takes for it."""
+        drafting = height * self.draft_step.or_else(0.0) + self._draft_wire.or_else(0.0)
+        return drafting + verifying + self._other.or_else(0.0)
+
     def verifying(self, candidates: float) -> float:
         """The target's part of it, waiting included."""
         return (1 + self._waiting.or_else(0.0)) * self.verify(self.together() * (candidates + 1))

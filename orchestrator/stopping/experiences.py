@@ -16,6 +16,7 @@ from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.stopping.costs import Costs
 from orchestrator.stopping.expectation import AcceptanceCurve
 from orchestrator.stopping.goodput import Experience
+from orchestrator.trees.ranks import RankAcceptance
 
 T = TypeVar("T")
 
@@ -30,13 +31,17 @@ class Experiences:
         self._costs: WeakKeyDictionary[object, dict[object, Costs]] = WeakKeyDictionary()
         self._curves: dict[object, dict[object, AcceptanceCurve]] = {}
         self._corrections: dict[object, dict[object, CorrectionShares]] = {}
+        self._ranks: dict[object, dict[object, RankAcceptance]] = {}
 
     def of(self, place: object, target: object, draft: object) -> Experience:
         """place: the target's process. target, draft: keys of the models."""
         costs = _remembered(self._costs.setdefault(place, {}), target, Costs)
         models = target, draft
         return Experience(
-            costs, _remembered(self._curves, models, dict), _remembered(self._corrections, models, dict)
+            costs,
+            _remembered(self._curves, models, dict),
+            _remembered(self._corrections, models, dict),
+            _remembered(self._ranks, models, dict),
         )
 
 

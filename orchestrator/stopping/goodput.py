@@ -35,6 +35,7 @@ from orchestrator.options import Option
 from orchestrator.stopping.base import LearnsTogether, Limits, RoundOutcome
 from orchestrator.stopping.costs import Costs, Recent
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
+from orchestrator.trees.ranks import RankAcceptance
 
 # Before anything is known.
 _FIRST_LENGTH = 5
@@ -48,12 +49,13 @@ _ALONE = (8, 64)
 
 @dataclass(slots=True)
 class Experience:
-    """What completions have learnt together (`experiences.py` says which). curves, corrections: by what acceptance
-    depends on, the accept rule and whether the temperature is 0."""
+    """What completions have learnt together (`experiences.py` says which). curves, corrections, ranks: by what
+    acceptance depends on, the accept rule and whether the temperature is 0."""
 
     costs: Costs = field(default_factory=Costs)
     curves: dict[object, AcceptanceCurve] = field(default_factory=dict)
     corrections: dict[object, CorrectionShares] = field(default_factory=dict)
+    ranks: dict[object, RankAcceptance] = field(default_factory=dict)
 
     def curve(self, key: object) -> AcceptanceCurve:
         return self.curves.setdefault(key, AcceptanceCurve())
@@ -65,6 +67,10 @@ class Experience:
     def shares(self, key: object, *, is_shared: bool) -> CorrectionShares:
         """is_shared: whether draft and target choose by the same rule or noise."""
         return self.corrections.setdefault(key, CorrectionShares(is_shared=is_shared))
+
+    def rank_acceptance(self, key: object, *, is_shared: bool) -> RankAcceptance:
+        """is_shared: as in `shares`."""
+        return self.ranks.setdefault(key, RankAcceptance(is_shared=is_shared))
 
 
 class Goodput(LearnsTogether):
@@ -164,8 +170,9 @@ class Goodput(LearnsTogether):
             self._overlaps |= outcome.costs.foreseen is not None
         if outcome.drafted == 0:
             return
-        self._drafted.add(outcome.drafted)
-        self._yielded.add(outcome.accepted + 1)
+        if not outcome.is_tree:
+            self._drafted.add(outcome.drafted)
+            self._yielded.add(outcome.accepted + 1)
         for entropy, acceptance in zip(outcome.entropies, outcome.acceptances, strict=False):
             self._curve.add(entropy, acceptance)
 

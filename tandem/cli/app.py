@@ -132,6 +132,8 @@ def complete(
     accept: flags.AcceptRule = "adasd",
     policy: flags.Policy = "on",
     draft_tokens: flags.DraftTokens = None,
+    tree_nodes: flags.TreeNodes = None,
+    tree_width: flags.TreeWidth = None,
     threshold: flags.Threshold = None,
     strict: flags.Strict = False,
     lossy_budget: flags.LossyBudget = None,
@@ -188,13 +190,14 @@ def complete(
     """
     request = build_request(
         RequestOptions(
-            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold, strict=strict,
-            lossy_budget=lossy_budget, rule_option=rule_option or [], max_tokens=max_tokens, temperature=temperature,
-            top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or [],
-            seed=seed, stop_text=stop_text or [], stop_token=stop_token or [], ignore_end=ignore_end,
-            include_stop=include_stop, min_tokens=min_tokens, n=n, json_schema=json_schema, regex=regex,
-            choice=choice or [], log_probabilities=log_probabilities, echo=echo, priority=priority, audit=audit,
+            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, tree_nodes=tree_nodes,
+            tree_width=tree_width, threshold=threshold, strict=strict, lossy_budget=lossy_budget,
+            rule_option=rule_option or [], max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty, logit_bias=logit_bias or [], seed=seed, stop_text=stop_text or [],
+            stop_token=stop_token or [], ignore_end=ignore_end, include_stop=include_stop, min_tokens=min_tokens, n=n,
+            json_schema=json_schema, regex=regex, choice=choice or [], log_probabilities=log_probabilities, echo=echo,
+            priority=priority, audit=audit,
         )
     )  # fmt: skip
     ask(request, read_stdin() if prompt == "-" else prompt, raw=raw, system=system)
@@ -224,6 +227,8 @@ def chat(
     accept: flags.AcceptRule = "adasd",
     policy: flags.Policy = "on",
     draft_tokens: flags.DraftTokens = None,
+    tree_nodes: flags.TreeNodes = None,
+    tree_width: flags.TreeWidth = None,
     threshold: flags.Threshold = None,
     max_tokens: flags.MaxTokens = None,
     temperature: flags.Temperature = 0.0,
@@ -253,8 +258,9 @@ def chat(
     """
     request = build_request(
         RequestOptions(
-            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, threshold=threshold,
-            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, audit=audit,
+            stop=stop, accept=accept, policy=policy, draft_tokens=draft_tokens, tree_nodes=tree_nodes,
+            tree_width=tree_width, threshold=threshold, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, seed=seed, audit=audit,
         )
     )  # fmt: skip
     if system:

@@ -73,6 +73,17 @@ RuleOption = Annotated[
     list[str] | None,
     typer.Option("--rule-option", metavar="NAME=NUMBER", help="Any option of the two rules, by its field. Repeatable."),
 ]
+TreeNodes = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Blocks are trees of so many candidates; no trees if unset.")
+]
+TreeWidth = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=8,
+        help="Blocks are trees with at most so many candidates for a place, 4 if unset; as large as pays where"
+        " --tree-nodes is unset, with --stop goodput.",
+    ),
+]
 LossyBudget = Annotated[float | None, typer.Option(help="Lossy rules: most total variation; no limit if unset.")]
 
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate; 1024 if unset.")]
@@ -122,6 +133,8 @@ class RequestOptions:
     accept: str = "adasd"
     policy: str = "on"
     draft_tokens: int | None = None
+    tree_nodes: int | None = None
+    tree_width: int | None = None
     threshold: float | None = None
     strict: bool = False
     lossy_budget: float | None = None
@@ -184,6 +197,8 @@ def _policy(options: RequestOptions) -> policy_pb2.SpeculationPolicy:
         raise ValueError(f"unknown policy {options.policy!r}; there are on, off")
     given: dict[str, float | None] = {
         "max_tokens": options.draft_tokens,
+        "tree_nodes": options.tree_nodes,
+        "tree_width": options.tree_width,
         "threshold": options.threshold,
         "strict": options.strict or None,
         "lossy_budget": options.lossy_budget,

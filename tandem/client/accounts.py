@@ -51,7 +51,8 @@ class RoundAccount:
     """A round with candidates; for `audit`. The columns have an entry for each candidate.
 
     distances: empty where none was measured. thresholds: those in force, by name. foreseen: whether the draft had made
-    the block before it was asked for.
+    the block before it was asked for. parents: of a tree the index of each candidate's parent, -1 for the text before
+    it; path: of a tree the kept candidates by index. Both are empty for other blocks.
     """
 
     round: int
@@ -64,3 +65,5 @@ class RoundAccount:
     thresholds: dict[str, float]
     time: RoundTime | None
     foreseen: bool
+    parents: tuple[int, ...]
+    path: tuple[int, ...]

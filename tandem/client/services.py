@@ -11,7 +11,8 @@ from tandem.v1 import completion_pb2, model_pb2
 @mirrors(model_pb2.ModelInfo)
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served. context_length: of prompt and completion together; 0 for no bound."""
+    """A model that is served. context_length: of prompt and completion together; 0 for no bound. trees: whether blocks
+    of candidates may be trees."""
 
     model_id: str
     revision: str
@@ -22,6 +23,7 @@ class ModelInfo:
     parameter_count: int
     end_token_ids: tuple[int, ...]
     weights: str
+    trees: bool
 
 
 @mirrors(completion_pb2.GetModelsResponse)

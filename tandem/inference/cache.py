@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from tandem.inference.blocks import BlockPool
 from tandem.inference.table import BLOCK_SIZE, BlockTable
+from tandem.transfers import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class KeyValueCache:
 
     def table(self) -> BlockTable:
         """An empty sequence's."""
-        return BlockTable(self.pool, self._copy)
+        return BlockTable(self.pool, self._copy, self._move)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores [heads, n, dim] at entries `slots`, int64 [n]."""
@@ -91,3 +93,9 @@ class KeyValueCache:
         begin, end = source * BLOCK_SIZE, target * BLOCK_SIZE
         for tensor in (self._keys, self._values):
             tensor[:, :, end : end + count] = tensor[:, :, begin : begin + count]
+
+    def _move(self, sources: Seq[int], targets: Seq[int]) -> None:
+        """Copies entries to others, all read before any is written."""
+        slots = upload([list(sources), list(targets)], torch.long, self.device)
+        for tensor in (self._keys, self._values):
+            tensor.index_copy_(2, slots[1], tensor.index_select(2, slots[0]))

@@ -120,7 +120,7 @@ class Jobs:
         except Exception as error:
             job.end(error)
             return
-        job.begin(block.token_ids, block.logits_rows)
+        job.begin(block.token_ids, block.logits_rows, block.parents)
         job.computed(time.perf_counter() - began)
 
 

@@ -16,6 +16,7 @@ from tandem.inference.packing import pack_linears
 from tandem.inference.sequence import Sequence, SequenceClosedError
 from tandem.inference.step import Step
 from tandem.inference.support import check_supported, probe
+from tandem.trees import Tree
 
 __all__ = [
     "Block", "CacheTooSmallError", "Chunk", "ContextFullError", "ModelRunner", "Sequence", "SequenceClosedError",
@@ -38,11 +39,16 @@ class CacheTooSmallError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Tokens to append to a sequence, at least one; logits of the last `logits_rows` of them are wanted."""
+    """Tokens to append to a sequence, at least one; logits of the last `logits_rows` of them are wanted.
+
+    parents: where the last of them are candidates of a tree, the parent of each, by its place in the tree that the
+    sequence then ends with; ROOT for the text before it. A sequence that ends with a tree takes nothing else.
+    """
 
     sequence: Sequence
     token_ids: Seq[int]
     logits_rows: int
+    parents: Seq[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,12 @@ class ModelRunner:
             raise ValueError(f"a block of {count} tokens cannot give {block.logits_rows} rows of logits")
         if min(block.token_ids) < 0 or max(block.token_ids) >= self._embeddings:
             raise ValueError(f"token ids must lie in [0, {self._embeddings})")
-        needed, context, capacity = block.sequence.length + count, self.loaded.context_length, self.cache.capacity
-        if needed > context:
-            raise ContextFullError(f"{needed} tokens do not fit the context of {context}")
+        sequence, context, capacity = block.sequence, self.loaded.context_length, self.cache.capacity
+        needed = sequence.length + count
+        tree = _tree_after(block)
+        length = needed - len(tree) + tree.height
+        if length > context:
+            raise ContextFullError(f"{length} tokens do not fit the context of {context}")
         if needed > capacity:
             raise CacheTooSmallError(f"{needed} tokens do not fit the key-value cache, which holds {capacity}")
 
@@ -105,7 +114,7 @@ class ModelRunner:
             self.check(block)
         lengths = [block.sequence.length for block in blocks]
         for block in blocks:
-            block.sequence.extend(block.token_ids)
+            block.sequence.extend(block.token_ids, block.parents)
         try:
             return self.run([Chunk(block.sequence, block.sequence.missing, block.logits_rows) for block in blocks])
         except Exception:
@@ -128,11 +137,17 @@ class ModelRunner:
             positions: list[int] = []
             wanted: list[int] = []
             for chunk in chunks:
-                past = chunk.sequence.cached
-                tokens.extend(chunk.sequence.tokens[past : past + chunk.count])
-                positions.extend(range(past, past + chunk.count))
+                past, end = chunk.sequence.cached, chunk.sequence.cached + chunk.count
+                tokens.extend(chunk.sequence.tokens[past:end])
+                positions.extend(chunk.sequence.positions(past, end))
                 wanted.extend(range(len(tokens) - chunk.logits_rows, len(tokens)))
-            step = Step(self.cache, [(chunk.sequence.table, chunk.count) for chunk in chunks])
+            step = Step(
+                self.cache,
+                [
+                    (chunk.sequence.table, chunk.count, chunk.sequence.tree_until(chunk.sequence.cached + chunk.count))
+                    for chunk in chunks
+                ],
+            )
             logits = self._run(tokens, positions, wanted, step)
         except BaseException:
             for table in tables:
@@ -175,3 +190,11 @@ class ModelRunner:
             return 0
         grain = next((grain for most, grain in _GRAINS if rows <= most), _GRAINS[-1][1])
         return -rows % grain
+
+
+def _tree_after(block: Block) -> Tree:
+    """What the sequence ends with once it has the block. Raises ValueError for parents that make no tree."""
+    before, count = block.sequence.tree, len(block.parents)
+    if count > len(block.token_ids) or (len(before) and count < len(block.token_ids)):
+        raise ValueError(f"{len(block.token_ids)} tokens with {count} parents after a tree of {len(before)}")
+    return Tree((*before.parents, *block.parents)) if count else before

@@ -181,8 +181,8 @@ class Scheduler:
 
     def _match(self, task: Task) -> None:
         """Takes what the cache already has of a task's text, but for the tokens whose logits are wanted."""
-        table, before = task.sequence.table, task.sequence.table.length
-        table.match(task.sequence.tokens, task.sequence.length - max(task.rows, 1))
+        sequence, table, before = task.sequence, task.sequence.table, task.sequence.table.length
+        table.match(sequence.tokens, min(sequence.length - max(task.rows, 1), sequence.text_length))
         self.prefix_tokens += table.length - before
 
     def _has_rows(self, plan: _Plan, rows: int) -> bool:

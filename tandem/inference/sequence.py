@@ -6,8 +6,10 @@ import itertools
 import math
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 from tandem.inference.table import BlockTable
+from tandem.trees import NO_TREE, Tree
 
 _numbers = itertools.count()
 
@@ -24,6 +26,7 @@ class Sequence:
     in which something of it was run. last_used, deadline: of `time.monotonic()`; when somebody last asked something of
     it or took a branch of it, and after which nothing more is run of it.
     root: whose text it was forked from for what may become of it; None for none. branches: open ones of this one.
+    tree: what its last tokens are, where they are not one text: candidates of which `keep_path` keeps one path.
     """
 
     def __init__(self, table: BlockTable, priority: int = 0, *, root: Sequence | None = None) -> None:
@@ -33,6 +36,7 @@ class Sequence:
         self.root = root
         self.branches: set[Sequence] = set()
         self.tokens: list[int] = []
+        self.tree = NO_TREE
         self.table = table
         self.closed = False
         self.last_used = time.monotonic()
@@ -57,8 +61,26 @@ class Sequence:
         """Tokens fed that are not in the cache."""
         return len(self.tokens) - self.table.length
 
-    def extend(self, token_ids: Iterable[int]) -> None:
+    @property
+    def text_length(self) -> int:
+        """Tokens fed that are of no tree."""
+        return len(self.tokens) - len(self.tree)
+
+    def positions(self, start: int, stop: int) -> list[int]:
+        """Absolute positions of the tokens [start, stop)."""
+        text = self.text_length
+        of_tree = self.tree.positions(text)[max(0, start - text) : max(0, stop - text)]
+        return [*range(start, min(stop, text)), *of_tree]
+
+    def tree_until(self, stop: int) -> Tree:
+        """The tree that the first `stop` tokens end with."""
+        return self.tree if stop >= len(self.tokens) else self.tree.cut(max(0, stop - self.text_length))
+
+    def extend(self, token_ids: Iterable[int], parents: Iterable[int] = ()) -> None:
+        """parents: of the last tokens, where they are candidates of a tree; see `runner.Block`."""
         self.tokens.extend(token_ids)
+        if parents := tuple(parents):
+            self.tree = Tree((*self.tree.parents, *parents))
 
     def advance(self, count: int, unconfirmed: int) -> None:
         """The next `count` tokens are in the cache now.
@@ -67,7 +89,7 @@ class Sequence:
         """
         self.table.advance(count)
         if not self.is_branch:  # most branches come to nothing: what they hold is not worth finding
-            self.table.name(self.tokens, len(self.tokens) - unconfirmed)
+            self.table.name(self.tokens, min(len(self.tokens) - unconfirmed, self.text_length))
 
     def truncate(self, length: int, *, keep: bool = False) -> None:
         """Forgets all but the first `length` tokens; nothing is copied. Room that was made for more is given up.
@@ -77,8 +99,27 @@ class Sequence:
         """
         if not 0 <= length <= len(self.tokens):
             raise ValueError(f"cannot cut {len(self.tokens)} tokens to {length}")
+        if len(self.tree):
+            self.tree = self.tree.cut(max(0, length - self.text_length))
         del self.tokens[length:]
         self.table.truncate(min(length, self.table.length), keep=keep)
+
+    def keep_path(self, tokens: Seq[int]) -> None:
+        """Of a tree at its end, keeps the path that goes on as `tokens` do, the whole text with what has become of the
+        candidates. Its entries of the cache move up to where the tree began; they are right there, since positions go by
+        depth. Nothing where there is no tree."""
+        if not len(self.tree):
+            return
+        text = self.text_length
+        path = self.tree.follow(self.tokens[text:], tokens[text:])
+        kept = [self.tokens[text + index] for index in path]
+        cached = sum(text + index < self.cached for index in path)  # its first ones, since parents come first
+        if self.table.move_up(text, path[:cached]):
+            self.table.truncate(min(text + cached, self.cached))
+        else:
+            self.table.truncate(min(text, self.cached))
+        self.tree = NO_TREE
+        self.tokens[text:] = kept
 
     def fork(self) -> Sequence:
         """A second sequence of the same text, which shares the blocks of this one. Raises SequenceClosedError."""
@@ -103,6 +144,7 @@ class Sequence:
     def become(self, branch: Sequence) -> None:
         """Takes over the text and the cache of one of its branches, which is closed."""
         self.table, branch.table = branch.table, self.table
+        self.tree = NO_TREE
         # What was begun and not run is not part of the text.
         self.tokens = branch.tokens[: self.table.length]
         self.last_used = time.monotonic()
@@ -127,5 +169,6 @@ class Sequence:
 
     def _forked(self, other: Sequence) -> Sequence:
         other.tokens = list(self.tokens)
+        other.tree = self.tree
         other.deadline = self.deadline
         return other

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tandem.inference.cache import KeyValueCache
 from tandem.inference.table import BlockTable
+from tandem.transfers import upload
+from tandem.trees import NO_TREE, Tree
 
 # A sequence in pieces is copied together for each layer, while that costs less than attending to each piece where it
 # lies and merging the results: on a CPU, up to about so many bytes of keys and values, and at any rate beyond so many
@@ -37,15 +39,23 @@ class Piece:
 
 
 class Part:
-    """One sequence's tokens: [start, stop) of the row, behind the `past` entries that are cached."""
+    """One sequence's tokens: [start, stop) of the row, behind the `past` entries that are cached.
 
-    def __init__(self, start: int, count: int, table: BlockTable, cache: KeyValueCache) -> None:
+    tree: what the last of its entries are, cached ones among them; none where all are one text. Then an entry's
+    position is not its place in the table, and of the tree it sees only itself and what is above it.
+    """
+
+    def __init__(
+        self, start: int, count: int, table: BlockTable, cache: KeyValueCache, tree: Tree = NO_TREE
+    ) -> None:
         """table: with room reserved for `count` entries."""
         self.start = start
         self.stop = start + count
         self.count = count
         self.past = table.length
         self.length = self.past + count
+        self.tree = tree
+        self.text = self.length - len(tree)  # entries that are not of it
         self.extents = list(table.extents(self.length))
         self._table = table
         self._cache = cache
@@ -102,18 +112,22 @@ class Step:
     sliding window it asked for.
     """
 
-    def __init__(self, cache: KeyValueCache, feeds: Seq[tuple[BlockTable, int]]) -> None:
-        """feeds: tables with room reserved, and how many tokens each takes, in the row's order."""
+    def __init__(self, cache: KeyValueCache, feeds: Seq[tuple[BlockTable, int, Tree]]) -> None:
+        """feeds: tables with room reserved, how many tokens each takes, in the row's order, and the tree that the last
+        entries are with these."""
         self.windows: dict[int, int | None] = {}
         self._cache = cache
         self._sections: dict[int | None, int] = {}
         self._in_sections: dict[tuple[int | None, int], Seq[tuple[Piece, Tensor | None]]] = {}
         self._seen: dict[tuple[int | None, bool, int], Seq[Seq[tuple[Piece, Tensor | None]]]] = {}
-        ends = accumulate(count for _, count in feeds)
-        self.parts = [Part(end - count, count, table, cache) for (table, count), end in zip(feeds, ends, strict=True)]
+        ends = accumulate(count for _, count, _ in feeds)
+        self.parts = [
+            Part(end - count, count, table, cache, tree)
+            for (table, count, tree), end in zip(feeds, ends, strict=True)
+        ]
         counts = {part.count for part in self.parts}
         self.tokens_each = counts.pop() if len(counts) == 1 else None
-        slots = [slot for table, count in feeds for slot in table.slots(table.length, count)]
+        slots = [slot for table, count, _ in feeds for slot in table.slots(table.length, count)]
         self.count = len(slots)
         self._slots = torch.tensor(slots, device=cache.device)
 
@@ -187,15 +201,35 @@ class Step:
     def _mask(self, part: Part, piece: Piece, window: int | None, query: Tensor) -> Tensor | None:
         """What the part's tokens see of the piece, to add to scores: [groups * n, size]; None for all of it."""
         last = piece.first + piece.size - 1
-        if last <= part.past and (window is None or part.length - piece.first <= window):
+        seen_by_all = min(part.past, part.text - 1) if len(part.tree) else part.past
+        if last <= seen_by_all and (window is None or part.length - piece.first <= window):
             return None
         rows = torch.arange(part.past, part.length, device=query.device).unsqueeze(1)
         columns = torch.arange(piece.first, last + 1, device=query.device)
         hidden = columns > rows
+        if len(part.tree):
+            _hide_others(hidden, part, piece)
+            rows, columns = (_positions(entries, part.tree, part.text) for entries in (rows, columns))
         if window is not None:
             hidden |= columns <= rows - window
         mask = query.new_zeros(part.count, piece.size).masked_fill_(hidden, float("-inf"))
         return mask.repeat(query.shape[2] // part.count, 1)
+
+
+def _hide_others(hidden: Tensor, part: Part, piece: Piece) -> None:
+    """Of a tree: what a token is not, nor stands behind. hidden: [n, size of the piece], changed in place."""
+    row, column = max(part.past, part.text), max(piece.first, part.text)
+    if column >= piece.first + piece.size:  # it has nothing of the tree
+        return
+    lineage = upload(part.tree.lineage, torch.bool, hidden.device)
+    lineage = lineage[row - part.text :, column - part.text : piece.first + piece.size - part.text]
+    hidden[row - part.past :, column - piece.first :] = ~lineage
+
+
+def _positions(entries: Tensor, tree: Tree, text: int) -> Tensor:
+    """Absolute positions of entries, of which those from `text` on are the tree's."""
+    own = upload(tree.positions(text), torch.long, entries.device)
+    return torch.where(entries < text, entries, own[(entries - text).clamp(min=0)])
 
 
 def balanced_sections(heads: int, threads: int, length: int) -> int:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tandem.inference.cache import EntryShape
 from tandem.inference.step import Piece, Step
 from tandem.models import UnsupportedModelError
+from tandem.trees import NO_TREE
 
 _NOT_PLUGGABLE = "its attention does not go through transformers' attention interface"
 
@@ -55,6 +56,7 @@ def probe(model: PreTrainedModel, run: Callable[[Step], object]) -> EntryShape:
 
 class _ProbePart:
     start, stop, count, past, length = 0, 2, 2, 0, 2
+    tree = NO_TREE
 
     def __init__(self, at: Callable[[int], tuple[Tensor, Tensor]]) -> None:
         self._at = at

@@ -23,12 +23,19 @@ class BlockTable:
     `length` entries are valid. Not safe between threads.
     """
 
-    def __init__(self, pool: BlockPool, copy: Callable[[int, int, int], None]) -> None:
-        """copy: (from, to, count) copies the first `count` entries of one block to another."""
+    def __init__(
+        self,
+        pool: BlockPool,
+        copy: Callable[[int, int, int], None],
+        move: Callable[[Seq[int], Seq[int]], None] | None = None,
+    ) -> None:
+        """copy: (from, to, count) copies the first `count` entries of one block to another. move: (from, to) copies
+        entries of the cache, all read before any is written; None where nothing moves."""
         self.length = 0
         self.blocks: list[int] = []
         self._pool = pool
         self._copy = copy
+        self._move = move
         self._keys: list[bytes] = []  # of the leading blocks whose content has been named
         self._found = 0  # leading blocks that others had filled
 
@@ -119,9 +126,25 @@ class BlockTable:
                     self._pool.forget(block)
         self._drop(length)
 
+    def move_up(self, first: int, places: Seq[int]) -> bool:
+        """Copies the entries `first` + place to `first`, `first` + 1 and so on; places rise, all of valid entries. False,
+        with nothing changed, where others hold a block that would be written to."""
+        moved = [(first + place, first + at) for at, place in enumerate(places) if place != at]
+        if not moved:
+            return True
+        blocks = {self.blocks[to // BLOCK_SIZE] for _, to in moved}
+        if self._move is None or any(self._pool.is_shared(block) for block in blocks):
+            return False
+        for block in blocks:
+            self._pool.forget(block)
+        del self._keys[moved[0][1] // BLOCK_SIZE :]
+        sources, targets = ([self.slots(place, 1)[0] for place in column] for column in zip(*moved, strict=True))
+        self._move(sources, targets)
+        return True
+
     def fork(self) -> BlockTable:
         """A second table of the same entries. Blocks are shared until one of the two writes to them."""
-        other = BlockTable(self._pool, self._copy)
+        other = BlockTable(self._pool, self._copy, self._move)
         kept = self.blocks[: -(-self.length // BLOCK_SIZE)]
         for block in kept:
             self._pool.retain(block)

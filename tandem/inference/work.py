@@ -50,8 +50,9 @@ class Work(Protocol):
 
     sequence: Sequence
 
-    def next_block(self) -> tuple[Seq[int], int] | None:
-        """Tokens to feed and how many of the last rows of logits are wanted; None when finished."""
+    def next_block(self) -> tuple[Seq[int], int] | tuple[Seq[int], int, Seq[int]] | None:
+        """Tokens to feed and how many of the last rows of logits are wanted; None when finished. Of candidates of a tree
+        also the parents, see `runner.Block`."""
         ...
 
     @classmethod
@@ -136,10 +137,10 @@ class Job:
         self._taken += 1
         return item
 
-    def begin(self, token_ids: Seq[int], rows: int) -> None:
+    def begin(self, token_ids: Seq[int], rows: int, parents: Seq[int] = ()) -> None:
         """Starts on a block of its work."""
         self.length_before = self.sequence.length
-        self.sequence.extend(token_ids)
+        self.sequence.extend(token_ids, parents)
         self.task = Task(self.sequence, rows, self.worth)
 
     def complete(self) -> None:
@@ -200,9 +201,9 @@ class AheadJob(Job):
         self._ahead = work
         self.worth = work.worth
 
-    def begin(self, token_ids: Seq[int], rows: int) -> None:
+    def begin(self, token_ids: Seq[int], rows: int, parents: Seq[int] = ()) -> None:
         self.worth = self._ahead.worth
-        super().begin(token_ids, rows)
+        super().begin(token_ids, rows, parents)
 
     def step_began(self, at: float, tokens: int, sequences: int) -> float | None:
         super().step_began(at, tokens, sequences)

@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Block(_message.Message):
-    """A run of candidates. Columns have one entry per candidate, or none at all
-    where the column was not asked for.
+    """A run of candidates, or a tree of them. Columns have one entry per candidate,
+    or none at all where the column was not asked for.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -32,15 +32,20 @@ class Block(_message.Message):
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     ENTROPIES_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Absolute position of the first candidate (the prompt starts at 0)."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The candidates, in order. May be empty: the draft had nothing to say."""
+        """The candidates, in order. May be empty: the draft had nothing to say. At most
+        64.
+        """
 
     @_builtins.property
     def log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """log q(x) of each candidate in nats under the law it was drawn from."""
+        """log q(x) of each candidate in nats under the law it was drawn from; of a tree
+        under the law of its siblings, as it was before the first of them was drawn.
+        """
 
     @_builtins.property
     def entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -50,7 +55,18 @@ class Block(_message.Message):
 
     @_builtins.property
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[_distribution_pb2.CompressedDistribution]:
-        """The distribution of each candidate, cut as the stream was opened with."""
+        """The distribution of each candidate, cut as the stream was opened with. Of a
+        tree one for each group of siblings, in the order of their first ones: they
+        were drawn from the same law, one after the other, without replacement.
+        """
+
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a tree the parent of each candidate: an index before its own, or -1 for the
+        text before the block. Siblings follow each other in the order in which they
+        were drawn, and are different tokens; deeper candidates come later. Empty: each
+        candidate follows the one before.
+        """
 
     def __init__(
         self,
@@ -60,10 +76,11 @@ class Block(_message.Message):
         log_probabilities: _abc.Iterable[_builtins.float] | None = ...,
         entropies: _abc.Iterable[_builtins.float] | None = ...,
         distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distributions", b"distributions", "entropies", b"entropies", "log_probabilities", b"log_probabilities", "position", b"position", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distributions", b"distributions", "entropies", b"entropies", "log_probabilities", b"log_probabilities", "parents", b"parents", "position", b"position", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,13 +100,14 @@ class Continuation(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TARGET_DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Absolute position of the first of `token_ids`: what was committed before
     the last block, plus `kept`. A mismatch is refused with PREFIX_MISMATCH.
     """
     kept: _builtins.int
-    """Candidates of the last block that were accepted, from its start. 0 in the
-    first round.
+    """Candidates of the last block that were accepted, from its start; of a tree on
+    one path. 0 in the first round.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -106,6 +124,12 @@ class Continuation(_message.Message):
         which may be fewer or more than are new; at most 1024.
         """
 
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a block with parents: which candidates were kept, by index, from the text
+        down; as many as `kept`. Empty for other blocks.
+        """
+
     def __init__(
         self,
         *,
@@ -113,10 +137,11 @@ class Continuation(_message.Message):
         kept: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         target_distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
+        path: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "position", b"position", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "path", b"path", "position", b"position", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -736,12 +736,14 @@ class RoundAccount(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     FORESEEN_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, as in its tokens' accounts."""
     drafted: _builtins.int
     """Candidates that were verified; the columns below have an entry for each."""
     kept: _builtins.int
-    """Of those, kept: the first ones."""
+    """Of those, kept: the first ones; of a tree those of `path`."""
     foreseen: _builtins.bool
     """Whether the draft had made the block before it was asked for: it waited for
     nothing.
@@ -757,7 +759,7 @@ class RoundAccount(_message.Message):
     @_builtins.property
     def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Probability in [0, 1] with which the exact rule accepts, given that those
-        before were.
+        before were; of a tree given that those above were, and elder siblings were not.
         """
 
     @_builtins.property
@@ -776,6 +778,14 @@ class RoundAccount(_message.Message):
     def time(self) -> Global___RoundTime:
         """Where its time went."""
 
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a tree the parent of each candidate, as in Block; empty for other blocks."""
+
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a tree the kept candidates by index, from the text down."""
+
     def __init__(
         self,
         *,
@@ -789,10 +799,12 @@ class RoundAccount(_message.Message):
         thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         time: Global___RoundTime | None = ...,
         foreseen: _builtins.bool = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
+        path: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "distances", b"distances", "draft_entropies", b"draft_entropies", "draft_log_probabilities", b"draft_log_probabilities", "drafted", b"drafted", "foreseen", b"foreseen", "kept", b"kept", "round", b"round", "thresholds", b"thresholds", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "distances", b"distances", "draft_entropies", b"draft_entropies", "draft_log_probabilities", b"draft_log_probabilities", "drafted", b"drafted", "foreseen", b"foreseen", "kept", b"kept", "parents", b"parents", "path", b"path", "round", b"round", "thresholds", b"thresholds", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

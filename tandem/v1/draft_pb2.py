@@ -29,51 +29,51 @@ from tandem.v1 import model_pb2 as tandem_dot_v1_dot_model__pb2
 from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/draft.proto\x12\ttandem.v1\x1a\x15tandem/v1/block.proto\x1a\x1ctandem/v1/distribution.proto\x1a\x17tandem/v1/grammar.proto\x1a\x15tandem/v1/model.proto\x1a\x18tandem/v1/sampling.proto\"\xb2\x01\n\x0c\x44raftRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.tandem.v1.DraftOpenH\x00\x12&\n\x05round\x18\x02 \x01(\x0b\x32\x15.tandem.v1.DraftRoundH\x00\x12$\n\x04rows\x18\x03 \x01(\x0b\x32\x14.tandem.v1.DraftRowsH\x00\x12&\n\x05taken\x18\x04 \x01(\x0b\x32\x15.tandem.v1.DraftTakenH\x00\x42\x06\n\x04kind\"\xb4\x03\n\tDraftOpen\x12\'\n\thandshake\x18\x01 \x01(\x0b\x32\x14.tandem.v1.Handshake\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0cverification\x18\x05 \x01(\x0e\x32\x1b.tandem.v1.VerificationRule\x12-\n\x06\x66ormat\x18\x06 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\x12(\n\nrandom_key\x18\x07 \x01(\x0b\x32\x14.tandem.v1.RandomKey\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12#\n\x07grammar\x18\n \x01(\x0b\x32\x12.tandem.v1.Grammar\x12\x1d\n\x15grammar_end_token_ids\x18\x0b \x03(\r\x12\x10\n\x08priority\x18\x0c \x01(\x05\x12\x15\n\rprompt_length\x18\r \x01(\r\"\x9c\x01\n\nDraftRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12&\n\x06limits\x18\x03 \x01(\x0b\x32\x16.tandem.v1.DraftLimits\x12(\n\nlook_ahead\x18\x04 \x01(\x0b\x32\x14.tandem.v1.LookAhead\"\x82\x01\n\nDraftTaken\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x0c\n\x04used\x18\x03 \x01(\r\x12(\n\nlook_ahead\x18\x04 \x01(\x0b\x32\x14.tandem.v1.LookAhead\"\xc2\x01\n\tLookAhead\x12\x14\n\x0cmax_branches\x18\x01 \x01(\r\x12&\n\x06limits\x18\x02 \x01(\x0b\x32\x16.tandem.v1.DraftLimits\x12\x34\n\x10\x61\x63\x63\x65ptance_curve\x18\x03 \x01(\x0b\x32\x1a.tandem.v1.AcceptanceCurve\x12\x19\n\x11\x63orrection_shares\x18\x04 \x03(\x02\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\x12\x13\n\x0bhit_seconds\x18\x06 \x01(\x02\"\xdf\x02\n\x0b\x44raftLimits\x12\x12\n\nmin_tokens\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x1f\n\x12max_entropy_before\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_entropy_after\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fmin_probability\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\"\n\x15min_joint_probability\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x34\n\x10\x61\x63\x63\x65ptance_curve\x18\x07 \x01(\x0b\x32\x1a.tandem.v1.AcceptanceCurve\x12\x14\n\x0cmin_survival\x18\x08 \x03(\x01\x42\x15\n\x13_max_entropy_beforeB\x14\n\x12_max_entropy_afterB\x12\n\x10_min_probabilityB\x18\n\x16_min_joint_probability\"9\n\x0f\x41\x63\x63\x65ptanceCurve\x12\x11\n\tentropies\x18\x01 \x03(\x02\x12\x13\n\x0b\x61\x63\x63\x65ptances\x18\x02 \x03(\x02\"+\n\tDraftRows\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\"\xbd\x01\n\rDraftResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.tandem.v1.DraftOpenedH\x00\x12(\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DraftedBlockH\x00\x12&\n\x04rows\x18\x03 \x01(\x0b\x32\x16.tandem.v1.DraftedRowsH\x00\x12(\n\x05\x61head\x18\x04 \x01(\x0b\x32\x17.tandem.v1.DraftedAheadH\x00\x42\x06\n\x04kind\"J\n\x0b\x44raftOpened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x16\n\x0etarget_entries\x18\x14 \x01(\r\"\x85\x01\n\x0c\x44raftedBlock\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x1f\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Block\x12\"\n\x04stop\x18\x03 \x01(\x0e\x32\x14.tandem.v1.DraftStop\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.tandem.v1.Timing\"B\n\x0c\x44raftedAhead\x12\r\n\x05round\x18\x01 \x01(\x04\x12#\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x11.tandem.v1.Branch\"\xad\x01\n\x06\x42ranch\x12\x0c\n\x04kept\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x0c\n\x04sent\x18\x03 \x01(\r\x12\x1f\n\x05\x62lock\x18\x04 \x01(\x0b\x32\x10.tandem.v1.Block\x12\"\n\x04stop\x18\x05 \x01(\x0e\x32\x14.tandem.v1.DraftStop\x12\x1c\n\x0frefused_entropy\x18\x06 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_refused_entropy\"a\n\x0b\x44raftedRows\x12\r\n\x05round\x18\x01 \x01(\x04\x12 \n\x04rows\x18\x02 \x03(\x0b\x32\x12.tandem.v1.FullRow\x12!\n\x06timing\x18\x03 \x01(\x0b\x32\x11.tandem.v1.Timing\"\x16\n\x14GetDraftModelRequest\"<\n\x15GetDraftModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x15\n\x13GetDraftLoadRequest\"\x7f\n\x14GetDraftLoadResponse\x12\x1d\n\x04load\x18\x01 \x01(\x0b\x32\x0f.tandem.v1.Load\x12\x16\n\x0estale_messages\x18\x02 \x01(\x04\x12\x14\n\x0c\x61head_tokens\x18\x03 \x01(\x04\x12\x1a\n\x12\x61head_tokens_taken\x18\x04 \x01(\x04*\xa4\x02\n\tDraftStop\x12\x1a\n\x16\x44RAFT_STOP_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44RAFT_STOP_MAX_TOKENS\x10\x01\x12\x1d\n\x19\x44RAFT_STOP_ENTROPY_BEFORE\x10\x02\x12\x1c\n\x18\x44RAFT_STOP_ENTROPY_AFTER\x10\x03\x12\x1a\n\x16\x44RAFT_STOP_PROBABILITY\x10\x04\x12 \n\x1c\x44RAFT_STOP_JOINT_PROBABILITY\x10\x05\x12\x18\n\x14\x44RAFT_STOP_END_TOKEN\x10\x06\x12\x16\n\x12\x44RAFT_STOP_CONTEXT\x10\x07\x12\x1a\n\x16\x44RAFT_STOP_NO_PROPOSAL\x10\x08\x12\x17\n\x13\x44RAFT_STOP_SURVIVAL\x10\t2\xf3\x01\n\x0c\x44raftService\x12>\n\x05\x44raft\x12\x17.tandem.v1.DraftRequest\x1a\x18.tandem.v1.DraftResponse(\x01\x30\x01\x12R\n\rGetDraftModel\x12\x1f.tandem.v1.GetDraftModelRequest\x1a .tandem.v1.GetDraftModelResponse\x12O\n\x0cGetDraftLoad\x12\x1e.tandem.v1.GetDraftLoadRequest\x1a\x1f.tandem.v1.GetDraftLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/draft.proto\x12\ttandem.v1\x1a\x15tandem/v1/block.proto\x1a\x1ctandem/v1/distribution.proto\x1a\x17tandem/v1/grammar.proto\x1a\x15tandem/v1/model.proto\x1a\x18tandem/v1/sampling.proto\"\xb2\x01\n\x0c\x44raftRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.tandem.v1.DraftOpenH\x00\x12&\n\x05round\x18\x02 \x01(\x0b\x32\x15.tandem.v1.DraftRoundH\x00\x12$\n\x04rows\x18\x03 \x01(\x0b\x32\x14.tandem.v1.DraftRowsH\x00\x12&\n\x05taken\x18\x04 \x01(\x0b\x32\x15.tandem.v1.DraftTakenH\x00\x42\x06\n\x04kind\"\xb4\x03\n\tDraftOpen\x12\'\n\thandshake\x18\x01 \x01(\x0b\x32\x14.tandem.v1.Handshake\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0cverification\x18\x05 \x01(\x0e\x32\x1b.tandem.v1.VerificationRule\x12-\n\x06\x66ormat\x18\x06 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\x12(\n\nrandom_key\x18\x07 \x01(\x0b\x32\x14.tandem.v1.RandomKey\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12#\n\x07grammar\x18\n \x01(\x0b\x32\x12.tandem.v1.Grammar\x12\x1d\n\x15grammar_end_token_ids\x18\x0b \x03(\r\x12\x10\n\x08priority\x18\x0c \x01(\x05\x12\x15\n\rprompt_length\x18\r \x01(\r\"\xad\x01\n\nDraftRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12&\n\x06limits\x18\x03 \x01(\x0b\x32\x16.tandem.v1.DraftLimits\x12(\n\nlook_ahead\x18\x04 \x01(\x0b\x32\x14.tandem.v1.LookAhead\x12\x0f\n\x07parents\x18\x1e \x03(\x05\"\x82\x01\n\nDraftTaken\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x0c\n\x04used\x18\x03 \x01(\r\x12(\n\nlook_ahead\x18\x04 \x01(\x0b\x32\x14.tandem.v1.LookAhead\"\xc2\x01\n\tLookAhead\x12\x14\n\x0cmax_branches\x18\x01 \x01(\r\x12&\n\x06limits\x18\x02 \x01(\x0b\x32\x16.tandem.v1.DraftLimits\x12\x34\n\x10\x61\x63\x63\x65ptance_curve\x18\x03 \x01(\x0b\x32\x1a.tandem.v1.AcceptanceCurve\x12\x19\n\x11\x63orrection_shares\x18\x04 \x03(\x02\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\x12\x13\n\x0bhit_seconds\x18\x06 \x01(\x02\"\xdf\x02\n\x0b\x44raftLimits\x12\x12\n\nmin_tokens\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x1f\n\x12max_entropy_before\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_entropy_after\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fmin_probability\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\"\n\x15min_joint_probability\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x34\n\x10\x61\x63\x63\x65ptance_curve\x18\x07 \x01(\x0b\x32\x1a.tandem.v1.AcceptanceCurve\x12\x14\n\x0cmin_survival\x18\x08 \x03(\x01\x42\x15\n\x13_max_entropy_beforeB\x14\n\x12_max_entropy_afterB\x12\n\x10_min_probabilityB\x18\n\x16_min_joint_probability\"9\n\x0f\x41\x63\x63\x65ptanceCurve\x12\x11\n\tentropies\x18\x01 \x03(\x02\x12\x13\n\x0b\x61\x63\x63\x65ptances\x18\x02 \x03(\x02\"+\n\tDraftRows\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\"\xbd\x01\n\rDraftResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.tandem.v1.DraftOpenedH\x00\x12(\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DraftedBlockH\x00\x12&\n\x04rows\x18\x03 \x01(\x0b\x32\x16.tandem.v1.DraftedRowsH\x00\x12(\n\x05\x61head\x18\x04 \x01(\x0b\x32\x17.tandem.v1.DraftedAheadH\x00\x42\x06\n\x04kind\"J\n\x0b\x44raftOpened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x16\n\x0etarget_entries\x18\x14 \x01(\r\"\x85\x01\n\x0c\x44raftedBlock\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x1f\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Block\x12\"\n\x04stop\x18\x03 \x01(\x0e\x32\x14.tandem.v1.DraftStop\x12!\n\x06timing\x18\x04 \x01(\x0b\x32\x11.tandem.v1.Timing\"B\n\x0c\x44raftedAhead\x12\r\n\x05round\x18\x01 \x01(\x04\x12#\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x11.tandem.v1.Branch\"\xad\x01\n\x06\x42ranch\x12\x0c\n\x04kept\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x0c\n\x04sent\x18\x03 \x01(\r\x12\x1f\n\x05\x62lock\x18\x04 \x01(\x0b\x32\x10.tandem.v1.Block\x12\"\n\x04stop\x18\x05 \x01(\x0e\x32\x14.tandem.v1.DraftStop\x12\x1c\n\x0frefused_entropy\x18\x06 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_refused_entropy\"a\n\x0b\x44raftedRows\x12\r\n\x05round\x18\x01 \x01(\x04\x12 \n\x04rows\x18\x02 \x03(\x0b\x32\x12.tandem.v1.FullRow\x12!\n\x06timing\x18\x03 \x01(\x0b\x32\x11.tandem.v1.Timing\"\x16\n\x14GetDraftModelRequest\"<\n\x15GetDraftModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x15\n\x13GetDraftLoadRequest\"\x7f\n\x14GetDraftLoadResponse\x12\x1d\n\x04load\x18\x01 \x01(\x0b\x32\x0f.tandem.v1.Load\x12\x16\n\x0estale_messages\x18\x02 \x01(\x04\x12\x14\n\x0c\x61head_tokens\x18\x03 \x01(\x04\x12\x1a\n\x12\x61head_tokens_taken\x18\x04 \x01(\x04*\xa4\x02\n\tDraftStop\x12\x1a\n\x16\x44RAFT_STOP_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44RAFT_STOP_MAX_TOKENS\x10\x01\x12\x1d\n\x19\x44RAFT_STOP_ENTROPY_BEFORE\x10\x02\x12\x1c\n\x18\x44RAFT_STOP_ENTROPY_AFTER\x10\x03\x12\x1a\n\x16\x44RAFT_STOP_PROBABILITY\x10\x04\x12 \n\x1c\x44RAFT_STOP_JOINT_PROBABILITY\x10\x05\x12\x18\n\x14\x44RAFT_STOP_END_TOKEN\x10\x06\x12\x16\n\x12\x44RAFT_STOP_CONTEXT\x10\x07\x12\x1a\n\x16\x44RAFT_STOP_NO_PROPOSAL\x10\x08\x12\x17\n\x13\x44RAFT_STOP_SURVIVAL\x10\t2\xf3\x01\n\x0c\x44raftService\x12>\n\x05\x44raft\x12\x17.tandem.v1.DraftRequest\x1a\x18.tandem.v1.DraftResponse(\x01\x30\x01\x12R\n\rGetDraftModel\x12\x1f.tandem.v1.GetDraftModelRequest\x1a .tandem.v1.GetDraftModelResponse\x12O\n\x0cGetDraftLoad\x12\x1e.tandem.v1.GetDraftLoadRequest\x1a\x1f.tandem.v1.GetDraftLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.draft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTSTOP']._serialized_start=2716
-  _globals['_DRAFTSTOP']._serialized_end=3008
+  _globals['_DRAFTSTOP']._serialized_start=2733
+  _globals['_DRAFTSTOP']._serialized_end=3025
   _globals['_DRAFTREQUEST']._serialized_start=164
   _globals['_DRAFTREQUEST']._serialized_end=342
   _globals['_DRAFTOPEN']._serialized_start=345
   _globals['_DRAFTOPEN']._serialized_end=781
   _globals['_DRAFTROUND']._serialized_start=784
-  _globals['_DRAFTROUND']._serialized_end=940
-  _globals['_DRAFTTAKEN']._serialized_start=943
-  _globals['_DRAFTTAKEN']._serialized_end=1073
-  _globals['_LOOKAHEAD']._serialized_start=1076
-  _globals['_LOOKAHEAD']._serialized_end=1270
-  _globals['_DRAFTLIMITS']._serialized_start=1273
-  _globals['_DRAFTLIMITS']._serialized_end=1624
-  _globals['_ACCEPTANCECURVE']._serialized_start=1626
-  _globals['_ACCEPTANCECURVE']._serialized_end=1683
-  _globals['_DRAFTROWS']._serialized_start=1685
-  _globals['_DRAFTROWS']._serialized_end=1728
-  _globals['_DRAFTRESPONSE']._serialized_start=1731
-  _globals['_DRAFTRESPONSE']._serialized_end=1920
-  _globals['_DRAFTOPENED']._serialized_start=1922
-  _globals['_DRAFTOPENED']._serialized_end=1996
-  _globals['_DRAFTEDBLOCK']._serialized_start=1999
-  _globals['_DRAFTEDBLOCK']._serialized_end=2132
-  _globals['_DRAFTEDAHEAD']._serialized_start=2134
-  _globals['_DRAFTEDAHEAD']._serialized_end=2200
-  _globals['_BRANCH']._serialized_start=2203
-  _globals['_BRANCH']._serialized_end=2376
-  _globals['_DRAFTEDROWS']._serialized_start=2378
-  _globals['_DRAFTEDROWS']._serialized_end=2475
-  _globals['_GETDRAFTMODELREQUEST']._serialized_start=2477
-  _globals['_GETDRAFTMODELREQUEST']._serialized_end=2499
-  _globals['_GETDRAFTMODELRESPONSE']._serialized_start=2501
-  _globals['_GETDRAFTMODELRESPONSE']._serialized_end=2561
-  _globals['_GETDRAFTLOADREQUEST']._serialized_start=2563
-  _globals['_GETDRAFTLOADREQUEST']._serialized_end=2584
-  _globals['_GETDRAFTLOADRESPONSE']._serialized_start=2586
-  _globals['_GETDRAFTLOADRESPONSE']._serialized_end=2713
-  _globals['_DRAFTSERVICE']._serialized_start=3011
-  _globals['_DRAFTSERVICE']._serialized_end=3254
+  _globals['_DRAFTROUND']._serialized_end=957
+  _globals['_DRAFTTAKEN']._serialized_start=960
+  _globals['_DRAFTTAKEN']._serialized_end=1090
+  _globals['_LOOKAHEAD']._serialized_start=1093
+  _globals['_LOOKAHEAD']._serialized_end=1287
+  _globals['_DRAFTLIMITS']._serialized_start=1290
+  _globals['_DRAFTLIMITS']._serialized_end=1641
+  _globals['_ACCEPTANCECURVE']._serialized_start=1643
+  _globals['_ACCEPTANCECURVE']._serialized_end=1700
+  _globals['_DRAFTROWS']._serialized_start=1702
+  _globals['_DRAFTROWS']._serialized_end=1745
+  _globals['_DRAFTRESPONSE']._serialized_start=1748
+  _globals['_DRAFTRESPONSE']._serialized_end=1937
+  _globals['_DRAFTOPENED']._serialized_start=1939
+  _globals['_DRAFTOPENED']._serialized_end=2013
+  _globals['_DRAFTEDBLOCK']._serialized_start=2016
+  _globals['_DRAFTEDBLOCK']._serialized_end=2149
+  _globals['_DRAFTEDAHEAD']._serialized_start=2151
+  _globals['_DRAFTEDAHEAD']._serialized_end=2217
+  _globals['_BRANCH']._serialized_start=2220
+  _globals['_BRANCH']._serialized_end=2393
+  _globals['_DRAFTEDROWS']._serialized_start=2395
+  _globals['_DRAFTEDROWS']._serialized_end=2492
+  _globals['_GETDRAFTMODELREQUEST']._serialized_start=2494
+  _globals['_GETDRAFTMODELREQUEST']._serialized_end=2516
+  _globals['_GETDRAFTMODELRESPONSE']._serialized_start=2518
+  _globals['_GETDRAFTMODELRESPONSE']._serialized_end=2578
+  _globals['_GETDRAFTLOADREQUEST']._serialized_start=2580
+  _globals['_GETDRAFTLOADREQUEST']._serialized_end=2601
+  _globals['_GETDRAFTLOADRESPONSE']._serialized_start=2603
+  _globals['_GETDRAFTLOADRESPONSE']._serialized_end=2730
+  _globals['_DRAFTSERVICE']._serialized_start=3028
+  _globals['_DRAFTSERVICE']._serialized_end=3271
 # @@protoc_insertion_point(module_scope)

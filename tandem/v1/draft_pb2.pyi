@@ -222,6 +222,7 @@ class DraftRound(_message.Message):
     CONTINUATION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, growing within a sequence, from 0 or more; a message
     whose round is not larger than the last one's is dropped and counted, and
@@ -239,6 +240,15 @@ class DraftRound(_message.Message):
     def look_ahead(self) -> Global___LookAhead:
         """What may be drafted ahead once the block is there. Unset: nothing."""
 
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Asks for a tree of this shape: the parent of each candidate as in Block, deeper
+        ones later. What comes is this shape, or less of it where a limit ends a path or
+        a law has not that many tokens; limits act along each path, and max_tokens is no
+        less than its size. Empty: each candidate follows the one before. Only where
+        ModelInfo.trees says so, and not together with `look_ahead` or a grammar.
+        """
+
     def __init__(
         self,
         *,
@@ -246,10 +256,11 @@ class DraftRound(_message.Message):
         continuation: _block_pb2.Continuation | None = ...,
         limits: Global___DraftLimits | None = ...,
         look_ahead: Global___LookAhead | None = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "limits", b"limits", "look_ahead", b"look_ahead", "parents", b"parents", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,7 @@ class ModelInfo(_message.Message):
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    TREES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name under which the model was loaded: `embedded:smollm2`, a Hugging Face
     id or the last part of a folder. Never empty.
@@ -68,6 +69,10 @@ class ModelInfo(_message.Message):
     model computes in float32. Empty for a drafter without weights, and from a
     service older than this field.
     """
+    trees: _builtins.bool
+    """Whether the service drafts trees of candidates, or verifies them. False from a
+    service older than this field.
+    """
     @_builtins.property
     def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a sequence for this model; may be empty."""
@@ -84,10 +89,11 @@ class ModelInfo(_message.Message):
         parameter_count: _builtins.int = ...,
         end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         weights: _builtins.str = ...,
+        trees: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trees", b"trees", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ class SpeculationPolicy(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     ACCEPT_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FIELD_NUMBER: _builtins.int
+    TREE_FIELD_NUMBER: _builtins.int
     off: _builtins.bool
     """No speculation: the target goes on alone. All else must be unset."""
     look_ahead: _builtins.int
@@ -44,6 +45,14 @@ class SpeculationPolicy(_message.Message):
     def accept(self) -> Global___AcceptPolicy:
         """What to accept."""
 
+    @_builtins.property
+    def tree(self) -> Global___TreePolicy:
+        """Candidates are a tree, several for one place. Unset: one for each place. Not
+        together with lossy accept rules, with the rule `block`, a grammar or
+        `look_ahead` above 0; nothing is drafted ahead of trees. Changes the speed,
+        never what may be said.
+        """
+
     def __init__(
         self,
         *,
@@ -51,16 +60,56 @@ class SpeculationPolicy(_message.Message):
         stop: Global___StopPolicy | None = ...,
         accept: Global___AcceptPolicy | None = ...,
         look_ahead: _builtins.int | None = ...,
+        tree: Global___TreePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "off", b"off", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "off", b"off", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__look_ahead: _TypeAlias = _typing.Literal["look_ahead"]  # noqa: Y015
     _WhichOneofArgType__look_ahead: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__look_ahead) -> _WhichOneofReturnType__look_ahead | None: ...
 
 Global___SpeculationPolicy: _TypeAlias = SpeculationPolicy  # noqa: Y015
+
+@_typing.final
+class TreePolicy(_message.Message):
+    """Blocks that are trees (arXiv 2305.09781), in the shape from which most accepted
+    candidates are expected (arXiv 2402.12374), by how often the first, second, third
+    candidate for a place was accepted. No path is longer than the stop rule's
+    `max_tokens`; its other limits act along each path.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    """Candidates of a block, in [1, 64]. Unset: as many as are worth their time, and a
+    single path where more are not; only with the stop rule `goodput`.
+    """
+    width: _builtins.int
+    """Most candidates for one place, in [1, 8]. Unset: 4."""
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_nodes", b"_nodes", "_width", b"_width", "nodes", b"nodes", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_nodes", b"_nodes", "_width", b"_width", "nodes", b"nodes", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__nodes: _TypeAlias = _typing.Literal["nodes"]  # noqa: Y015
+    _WhichOneofArgType__nodes: _TypeAlias = _typing.Literal["_nodes", b"_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nodes) -> _WhichOneofReturnType__nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+
+Global___TreePolicy: _TypeAlias = TreePolicy  # noqa: Y015
 
 @_typing.final
 class NamedRule(_message.Message):

@@ -357,6 +357,10 @@ class VerifiedBlock(_message.Message):
     """The numbers on which acceptance is decided. A block of n candidates gives
     n + 1 positions: one per candidate, and the one after the last (bonus).
     Columns marked (n) have an entry per candidate, (n + 1) one per position.
+    Of a tree the positions are the one after the text, and then the one after each
+    candidate. Siblings are judged in their order, under ratio and block alike by
+    recursive rejection: where one is accepted, its children are next; where none is,
+    the correction follows.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -387,13 +391,15 @@ class VerifiedBlock(_message.Message):
     def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """(n) Probability in [0, 1] with which the exact rule accepts the candidate:
         0 or 1 under greedy and coupled; h of section 4 of the block verification
-        paper under block (keep the longest prefix whose u is below its h).
+        paper under block (keep the longest prefix whose u is below its h). Of a tree:
+        at its turn, its elder siblings rejected.
         """
 
     @_builtins.property
     def correction_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """(n) Token to emit if this candidate is the first not kept: drawn from the
-        exact rule's residual.
+        exact rule's residual. Of a tree: if none of its siblings is kept; the same for
+        all of them.
         """
 
     @_builtins.property

@@ -40,8 +40,9 @@ HERE = Place(rank=0, world=3, local_rank=0, local_world=3, address="127.0.0.1")
 
 _NUMBERS = st.lists(st.integers(0, 1 << 40), max_size=8)
 _RUNS = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=4)
-_PARTS = st.lists(st.builds(Placed, st.integers(0, 99), st.integers(0, 99), _RUNS), max_size=4)
-_COPIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 16)), max_size=3)
+_PARENTS = st.sampled_from([(), (-1,), (-1, 0, -1, 1, 1)])
+_PARTS = st.lists(st.builds(Placed, st.integers(0, 99), st.integers(0, 99), _RUNS, _PARENTS), max_size=4)
+_COPIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 16)), max_size=3)
 
 
 @given(st.builds(StepMessage, _NUMBERS, _NUMBERS, _PARTS, _COPIES))
@@ -72,6 +73,9 @@ def test_a_follower_finds_the_entries_where_the_leader_has_them(seed: int) -> No
                 if first + count <= part.length:
                     assert placed.slots(first, count) == table.slots(first, count)
     assert StepMessage([], [], [Placed(4, 3, []), Placed(0, 2, [])], []).positions == [4, 5, 6, 0, 1]
+    # One token of text and then three of a tree; of another tree the last two.
+    trees = [Placed(4, 4, [], (-1, -1, 0)), Placed(6, 2, [], (-1, -1, 0, 2))]
+    assert StepMessage([], [], trees, []).positions == [4, 5, 5, 6, 5, 6]
 
 
 # Who is who.

@@ -284,6 +284,18 @@ async def nothing_is_foreseen_where_0_outcomes_may_be(services: Trio) -> None:
     assert not (await report(services, rules)).HasField("look_ahead")
 
 
+@covers("speculation.tree.nodes", "speculation.tree.width")
+async def blocks_are_trees_of_so_many_candidates(services: Trio) -> None:
+    async def blocks(width: int) -> list[int]:
+        rules = policy("fixed", "exact", tree_nodes=6, tree_width=width)
+        request = make_request(PROMPT, speculation=rules, max_tokens=60, ignore_end_tokens=True, audit=True)
+        found = [message.round async for message in services.stub.Complete(request) if message.HasField("round")]
+        return [len(each.parents) for each in found]
+
+    assert max(await blocks(3)) == 6
+    assert await blocks(1) and not any(await blocks(1))
+
+
 @covers(*(f"speculation.stop.{rule}" for rule in ("fixed", "goodput")), "speculation.stop.max_tokens")
 async def a_stop_rule_is_the_one_that_was_asked_for(services: Trio) -> None:
     found = await report(services, policy("fixed", max_tokens=7))

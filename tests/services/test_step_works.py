@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -41,6 +41,9 @@ class _Sequence:
 
     def truncate(self, length: int) -> None:
         self.length = length
+
+    def keep_path(self, tokens: Sequence[int]) -> None:
+        """There is no tree."""
 
 
 class _Engine:

@@ -35,6 +35,9 @@ class _Sequence:
     def truncate(self, length: int) -> None:
         self.length = length
 
+    def keep_path(self, tokens: Sequence[int]) -> None:
+        """There is no tree."""
+
 
 class TableEngine:
     """An engine whose logits after a token are a row of a table."""

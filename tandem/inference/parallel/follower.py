@@ -45,9 +45,12 @@ class FollowerRunner(ModelRunner):
                 self._take(StepMessage.decode(data))
 
     def _take(self, message: StepMessage) -> None:
-        for copy in message.copies:
-            self.cache._copy(*copy)
-        step = Step(self.cache, [(part, part.count) for part in message.parts])  # type: ignore[misc]
+        for source, target, count in message.copies:
+            if count:
+                self.cache._copy(source, target, count)
+            else:
+                self.cache._move([source], [target])
+        step = Step(self.cache, [(part, part.count, part.tree) for part in message.parts])  # type: ignore[misc]
         self._run(message.tokens, message.positions, message.wanted, step)
 
     def _make_cache(self, shape: EntryShape, cache_bytes: int | None, gpu_share: float) -> KeyValueCache:

@@ -18,8 +18,8 @@ from tandem.inference.step import Step
 
 
 class LeaderCache(KeyValueCache):
-    """The leader's part of a cache. copies: of blocks, that the followers have not been told yet; nobody reads theirs
-    before the next step."""
+    """The leader's part of a cache. copies: of blocks and entries, see `StepMessage`, that the followers have not been
+    told yet; nobody reads theirs before the next step."""
 
     def __init__(self, shape: EntryShape, blocks: int, device: torch.device) -> None:
         super().__init__(shape, blocks, device)
@@ -28,6 +28,11 @@ class LeaderCache(KeyValueCache):
     def _copy(self, source: int, target: int, count: int) -> None:
         super()._copy(source, target, count)
         self.copies.append((source, target, count))
+
+    def _move(self, sources: Seq[int], targets: Seq[int]) -> None:
+        super()._move(sources, targets)
+        # They move up, in order: one after the other is the same.
+        self.copies += [(source, target, 0) for source, target in zip(sources, targets, strict=True)]
 
 
 class LeaderRunner(ModelRunner):

@@ -10,16 +10,30 @@ from itertools import chain
 from typing import Any
 
 from tandem.inference.step import Part
+from tandem.trees import Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
     """One sequence's tokens in a step, `count` behind `length` cached ones, and the runs of entries [start, stop) that
-    hold them all. In the place of its `BlockTable`, which only the leader has."""
+    hold them all. In the place of its `BlockTable`, which only the leader has. parents: of the tree that they end
+    with."""
 
     length: int
     count: int
     runs: Seq[tuple[int, int]]
+    parents: tuple[int, ...] = ()
+
+    @property
+    def tree(self) -> Tree:
+        return Tree(self.parents)
+
+    @property
+    def positions(self) -> list[int]:
+        """Of its tokens."""
+        end = self.length + self.count
+        text = end - len(self.parents)
+        return [*range(self.length, text), *self.tree.positions(text)[max(0, self.length - text) :]]
 
     def extents(self, count: int) -> Iterator[tuple[int, int]]:
         """Those of the first `count` positions, which are all."""
@@ -38,8 +52,8 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class StepMessage:
-    """tokens: of all parts, in their order. wanted: rows of logits. copies: (from, to, count) of cache blocks, before
-    anything else, in that order."""
+    """tokens: of all parts, in their order. wanted: rows of logits. copies: (from, to, count) of cache blocks, and of
+    single entries, (from, to, 0), before anything else, in that order."""
 
     tokens: Seq[int]
     wanted: Seq[int]
@@ -50,11 +64,12 @@ class StepMessage:
     def of(
         cls, tokens: Seq[int], wanted: Seq[int], parts: Seq[Part], copies: Seq[tuple[int, int, int]]
     ) -> StepMessage:
-        return cls(tokens, wanted, [Placed(part.past, part.count, part.extents) for part in parts], copies)
+        placed = [Placed(part.past, part.count, part.extents, part.tree.parents) for part in parts]
+        return cls(tokens, wanted, placed, copies)
 
     @property
     def positions(self) -> list[int]:
-        return [at for part in self.parts for at in range(part.length, part.length + part.count)]
+        return [at for part in self.parts for at in part.positions]
 
     def encode(self) -> bytes:
         """Numbers of 8 bytes in the machine's order, each list behind its length."""
@@ -63,6 +78,7 @@ class StepMessage:
         numbers.append(len(self.parts))
         for part in self.parts:
             numbers.extend((part.length, part.count, len(part.runs), *chain.from_iterable(part.runs)))
+            numbers.extend((len(part.parents), *part.parents))
         return numbers.tobytes()
 
     @classmethod
@@ -84,5 +100,6 @@ class StepMessage:
         parts = []
         for _ in range(*take(1)):
             length, count, runs = take(3)
-            parts.append(Placed(length, count, take_tuples(runs, 2)))
+            extents = take_tuples(runs, 2)
+            parts.append(Placed(length, count, extents, tuple(take(*take(1)))))
         return cls(tokens, wanted, parts, copies)
