@@ -34,10 +34,14 @@ def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
 
         return PromptLookupDrafter(), None
     from draft_service.drafters.model import ModelDrafter
+    from draft_service.pairing import read_target, translating
     from tandem.inference.serving import load_engine
     from tandem.wire import model_info
 
+    target = read_target(settings.for_target, settings.for_target_revision) if settings.for_target else None
     served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
+    if target is not None and (drafter := translating(served, target)) is not None:
+        return drafter, target.grammars
     return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable), served.grammars
 
 

@@ -8,10 +8,22 @@ from tandem.client.mirror import mirrors
 from tandem.v1 import completion_pb2, model_pb2
 
 
+@mirrors(model_pb2.VocabularyIntersection)
+@dataclass(frozen=True, slots=True)
+class VocabularyIntersection:
+    """How a draft of another family speaks its target's ids: by the tokens that both have."""
+
+    own_tokenizer_fingerprint: str
+    own_vocabulary_size: int
+    shared_tokens: int
+    fingerprint: str
+
+
 @mirrors(model_pb2.ModelInfo)
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served. context_length: of prompt and completion together; 0 for no bound."""
+    """A model that is served. context_length: of prompt and completion together; 0 for no bound. intersection: of a
+    draft that speaks the ids of another tokenizer than its own; None for others."""
 
     model_id: str
     revision: str
@@ -22,6 +34,7 @@ class ModelInfo:
     parameter_count: int
     end_token_ids: tuple[int, ...]
     weights: str
+    intersection: VocabularyIntersection | None
 
 
 @mirrors(completion_pb2.GetModelsResponse)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from draft_service.drafters.base import Drafter
+from tandem.inference.loaded import LoadedModel
 from tandem.inference.runner import Block, ModelRunner
 from tandem.sampling import History, SamplingChain, SamplingParams
 from tandem.v1 import completion_pb2, policy_pb2
@@ -32,18 +34,20 @@ async def check_pair_law(
     max_tokens: int = 4,
     sampling: Mapping[str, Any] | None = None,
     sayable: Sequence[int] | None = None,
+    draft: LoadedModel | Drafter | None = None,
     **services: Any,
 ) -> list[completion_pb2.SpeculationReport]:
     """Completes PROMPT under so many seeds; the second and third token are to have the target's joint law, which is
     known exactly. sampling: at temperature 1 unless said otherwise. sayable: tokens that the draft can say, all unless
-    given. services: of `trio`. Returns what the completions report."""
+    given. draft: another one. services: of `trio`. Returns what the completions report."""
     sampling = sampling or {"temperature": 1.0}
     joint = _pair_law(list(PROMPT), SamplingParams(**sampling))
     counts: Counter[tuple[int, int]] = Counter()
     reports: list[completion_pb2.SpeculationReport] = []
-    target, draft = (tiny_llama(_SEED, vocabulary=VOCABULARY, noise=noise) for noise in (0.0, 0.4))
-    if sayable is not None:
-        draft = can_say(draft, sayable)
+    target = tiny_llama(_SEED, vocabulary=VOCABULARY)
+    if draft is None:
+        draft = tiny_llama(_SEED, vocabulary=VOCABULARY, noise=0.4)
+        draft = can_say(draft, sayable) if sayable is not None else draft
     async with trio(target, draft, byte_tokenizer(VOCABULARY), **services) as running:
 
         async def sample(seeds: range) -> None:
