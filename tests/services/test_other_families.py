@@ -96,23 +96,29 @@ async def test_coupled_texts_are_the_targets() -> None:
     assert said & set(UNSHARED) and said & set(SHARED.target_ids)
 
 
-async def test_the_target_in_another_order_drafts_as_the_target_itself() -> None:
-    """All bytes shared, no words: each token has its partner, and a draft that has the target's weights at other ids
-    is refused nothing."""
+@pytest.mark.parametrize("accept", ["exact", "coupled", "ratio", "block"])
+async def test_a_draft_whose_tokens_have_other_ids_drafts_what_it_drafts_with_the_targets(accept: str) -> None:
+    """Single bytes, so that both read a text alike: the same text, candidate for candidate, and as many accepted."""
     target, own = byte_level(seed=1), byte_level(seed=2)
     size = target.vocabulary_size
     labels = {number: own.pieces()[piece] for piece, number in target.pieces().items()}
     assert sum(one != other for one, other in labels.items()) > size / 2
-    model = tiny_llama(3, vocabulary=size)
-    drafter = drafter_for(target, own, relabelled(model, labels, size))
-    silent = {"logit_bias": {target.pieces()[SPECIAL]: -math.inf}}
-    async with trio(model, drafter, target) as services:
-        for accept, sampling in (("exact", silent), ("coupled", {"temperature": 1.0, "seed": 5, **silent})):
-            found = await services.complete(
-                target.encode("abc"), policy=policy("fixed", accept), max_tokens=31, sampling=sampling
+    draft = tiny_llama(3, vocabulary=size, noise=0.1)
+    sampling = {"temperature": 0.0 if accept == "exact" else 1.0, "seed": 5}
+    silent = {"logit_bias": {target.pieces()[SPECIAL]: -math.inf}}  # the draft reads no special tokens
+    found = []
+    for drafter in (draft, drafter_for(target, own, relabelled(draft, labels, size))):
+        async with trio(tiny_llama(3, vocabulary=size), drafter, target) as services:
+            found.append(
+                await services.complete(
+                    target.encode("abc"), policy=policy("fixed", accept), max_tokens=60, sampling={**sampling, **silent}
+                )
             )
-            report = found.finish.speculation
-            assert report.accepted_tokens == report.drafted_tokens > 20
+    one, other = found
+    assert one.token_ids == other.token_ids
+    reports = [(each.finish.speculation.drafted_tokens, each.finish.speculation.accepted_tokens) for each in found]
+    drafted, accepted = reports[0]
+    assert reports[0] == reports[1] and 0 < accepted < drafted
 
 
 @pytest.mark.parametrize(
