@@ -43,9 +43,9 @@ def byte_level(
 def space_marked(words: Sequence[str] = (), *, seed: int = 0, begins: bool = False) -> Tokenizer:
     """As Gemma's and Llama 2's: a token for each byte, `▁` for a space, printable ASCII, and what leads to `words`
     character by character. begins: a special token says that a text begins."""
-    characters = ["▁", "\n", *map(chr, range(ord("!"), ord("~") + 1))]
-    words = sorted(words, key=lambda word: word[:1] != " ")
-    pieces = [word.replace(" ", "▁")[:size] for word in words for size in range(2, len(word) + 1)]
+    words = [word.replace(" ", "▁") for word in sorted(words, key=lambda word: word[:1] != " ")]
+    characters = ["▁", "\n", *map(chr, range(ord("!"), ord("~") + 1)), *"".join(words)]
+    pieces = [word[:size] for word in words for size in range(2, len(word) + 1)]
     vocabulary = [SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys([*characters, *pieces])]
     merges = dict.fromkeys((piece[:-1], piece[-1]) for piece in pieces)
     inner = tokenizers.Tokenizer(
