@@ -27,11 +27,16 @@ def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
     def model() -> Drafter:
         nonlocal grammars
         from draft_service.drafters.model import ModelDrafter
+        from draft_service.pairing import read_target, translating
         from tandem.inference.serving import load_engine
         from tandem.wire import model_info
 
+        target = read_target(settings.for_target, settings.for_target_revision) if settings.for_target else None
         served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
         grammars = served.grammars
+        if target is not None and (drafter := translating(served, target)) is not None:
+            grammars = target.grammars
+            return drafter
         return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
 
     drafter = drafter_of(settings.parts, model, share_ngrams=settings.share_ngrams)

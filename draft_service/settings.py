@@ -33,6 +33,13 @@ class DraftSettings(ModelSettings):
         description=f"Let all texts of {STAND} learn from each other. How fast a text is then tells its caller"
         " something of what others have written.",
     )
+    for_target: str | None = Field(
+        None,
+        min_length=1,
+        description="Target that it drafts for, or a folder with its tokenizer: needed where that is another tokenizer"
+        " than the draft's, which then proposes the tokens that both have.",
+    )
+    for_target_revision: str | None = Field(None, description="Commit, tag or branch of --for-target.")
     look_ahead_rows: int | None = Field(
         None,
         ge=0,

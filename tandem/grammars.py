@@ -40,6 +40,10 @@ class Grammars:
         self._lock = threading.Lock()
         self._built: LLTokenizer | None = None
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._source
+
     def check(self, grammar: grammar_pb2.Grammar) -> None:
         """Raises GrammarError for a grammar that cannot be followed."""
         text = _compiled(grammar)

@@ -125,6 +125,13 @@ class Tokenizer:
         """Those that are not part of a text."""
         return frozenset(self._skipped)
 
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """Special tokens that the tokenizer itself puts before a text of its own; mostly none, or one that says that a
+        text begins."""
+        ids = self._tokenizer.encode("a").ids
+        return tuple(ids[: next((at for at, number in enumerate(ids) if number not in self._skipped), 0)])
+
     def pieces(self) -> dict[str, int]:
         """Ids of all tokens, added ones included, by how the vocabulary writes them."""
         return self._tokenizer.get_vocab(with_added_tokens=True)

@@ -36,6 +36,7 @@ class CombinedDrafter:
         self.info = model_pb2.ModelInfo()
         self.info.CopyFrom(self._main.info)
         self.info.model_id = "+".join(part.info.model_id for part in parts)
+        self.info.trees = False  # a part that copies has one candidate for a place
         self.counts = Counts()
         self.target_entries = max(part.target_entries for part in parts)
 

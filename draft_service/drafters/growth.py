@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import Tensor
 
@@ -139,6 +140,33 @@ def draw_next(
         None if isinstance(each, NotFiniteError) and is_sound(rows) else each
         for each, rows in zip(drawn, logits, strict=True)
     ]
+
+
+class Growing(Protocol):
+    """A work that draws the candidates of one block."""
+
+    growth: Growth
+
+    def take(self, drawn: Drawn) -> None:
+        """Adds what was drawn."""
+        ...
+
+
+def receive_grown(works: Sequence[Growing], logits: Sequence[Tensor]) -> list[Exception | None]:
+    """Draws the next candidate of each work, as `Work.receive_all` has it; a work that asked for no logits has nothing
+    to draw."""
+    drawing = [(work, rows) for work, rows in zip(works, logits, strict=True) if len(rows)]
+    wanted = [(work.growth.voice, work.growth.wanted()) for work, _ in drawing]
+    drawn = draw_next(wanted, [rows for _, rows in drawing])
+    failed: dict[int, Exception] = {}
+    for (work, _), result in zip(drawing, drawn, strict=True):
+        if isinstance(result, Drawn):
+            work.take(result)
+        elif result is None:
+            work.growth.give_up()
+        else:
+            failed[id(work)] = result
+    return [failed.get(id(work)) for work in works]
 
 
 def is_sound(logits: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from draft_service.drafters.base import Ahead, Candidates, Counts, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Drawn, is_sampled
-from draft_service.drafters.growth import Growth, Voice, candidates, draw_next
+from draft_service.drafters.growth import Growth, Voice, candidates, receive_grown
 from draft_service.drafters.look_ahead import Base, Branch, LookAhead
 from draft_service.drafters.outcomes import Ranking, likeliest
 from draft_service.drafters.rows import RowsAgain
@@ -95,7 +95,7 @@ class ModelSequence:
         # The last token waits for the first round, which needs its logits.
         prompt = self._spec.tokens[:-1]
         if prompt and len(prompt) < self._context_length:
-            await self._engine.run(_Prefill(self._sequence, prompt))
+            await self._engine.run(Prefill(self._sequence, prompt))
 
     async def draft(
         self,
@@ -228,7 +228,7 @@ class ModelSequence:
         await self._engine.release(self._sequence)
 
 
-class _Prefill(SingleWork):
+class Prefill(SingleWork):
     """Feeds tokens without asking for logits."""
 
     def __init__(self, sequence: runner.Sequence, tokens: Sequence[int]) -> None:
@@ -308,20 +308,9 @@ class _Drafting:
     @classmethod
     def receive_all(cls, works: Sequence[_Drafting], logits: Sequence[Tensor]) -> list[Exception | None]:
         """Draws for all; a work that asked for no logits has nothing to draw."""
-        drawing = [(work, rows) for work, rows in zip(works, logits, strict=True) if len(rows)]
-        wanted = [(work.growth.voice, work.growth.wanted()) for work, _ in drawing]
-        drawn = draw_next(wanted, [rows for _, rows in drawing])
-        failed: dict[_Drafting, Exception] = {}
-        for (work, _), result in zip(drawing, drawn, strict=True):
-            if isinstance(result, Drawn):
-                work._take(result)
-            elif result is None:
-                work.growth.give_up()
-            else:
-                failed[work] = result
-        return [failed.get(work) for work in works]
+        return receive_grown(works, logits)
 
-    def _take(self, drawn: Drawn) -> None:
+    def take(self, drawn: Drawn) -> None:
         token = self.growth.take(drawn)
         if self.growth.refused is drawn:
             self._owner._ahead.surplus = [drawn]

@@ -3,7 +3,8 @@
 Targets that serve different models may stand behind one orchestrator while they are upgraded one after another. It
 serves the model that most of those that answer have, and stays with the one that it has while there is a tie: so it
 goes over once the new ones are more, or the old ones are gone, and at least half of the targets are always in use.
-Drafts change no lossless text: any of them may be used whose tokenizer and vocabulary are the target's.
+Drafts change no lossless text: any of them may be used that speaks the ids of the target's tokenizer and vocabulary,
+be it its own or one that it translates to.
 """
 
 from __future__ import annotations
@@ -82,11 +83,17 @@ class OneModel:
 def _impossible(model: ModelInfo) -> str:
     """What no service can have; empty for nothing. Callers' requests are checked by what a target says of itself, and
     they would be told that they are at fault."""
-    names = model.model_id, model.revision, model.tokenizer_fingerprint, model.dtype, model.weights
+    shared = model.intersection
+    names = (
+        model.model_id, model.revision, model.tokenizer_fingerprint, model.dtype, model.weights,
+        shared.own_tokenizer_fingerprint, shared.fingerprint,
+    )  # fmt: skip
     if sum(map(len, names)) > _MOST_NAMES:
         return "names that fill a page"
     if max(model.end_token_ids, default=0) >= (model.vocabulary_size or 1):
         return f"end tokens {list(model.end_token_ids)[:9]} in a vocabulary of {model.vocabulary_size}"
+    if model.HasField("intersection") and not 0 < shared.shared_tokens <= model.vocabulary_size:
+        return f"{shared.shared_tokens} shared tokens in a vocabulary of {model.vocabulary_size}"
     return ""
 
 

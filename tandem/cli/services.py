@@ -212,7 +212,8 @@ class LocalServices:
                 [*common, *model_flags, "--weights", layout.draft_weights or layout.weights]
                 + ["--port", str(layout.draft_port)]
                 + ([] if layout.drafter is None else ["--drafter", layout.drafter])
-                + _model(layout.draft_model, layout.draft_revision),
+                + _model(layout.draft_model, layout.draft_revision)
+                + _for_target(layout),
             )
         self._wait_until_ready()
         self._say("starting the orchestrator")
@@ -297,6 +298,12 @@ def _share_cores(threads: int | None) -> bool:
     """Whether draft and target compute on the same cores, if they compute on a CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return threads is None or 2 * threads > cores
+
+
+def _for_target(layout: Layout) -> list[str]:
+    """Of use where the draft is of another family; where it is not, the draft service finds that out."""
+    flags = ["--for-target", layout.target_model]
+    return flags if layout.target_revision is None else [*flags, "--for-target-revision", layout.target_revision]
 
 
 def _model(name: str, revision: str | None) -> list[str]:

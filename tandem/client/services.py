@@ -8,11 +8,23 @@ from tandem.client.mirror import mirrors
 from tandem.v1 import completion_pb2, model_pb2
 
 
+@mirrors(model_pb2.VocabularyIntersection)
+@dataclass(frozen=True, slots=True)
+class VocabularyIntersection:
+    """How a draft of another family speaks its target's ids: by the tokens that both have."""
+
+    own_tokenizer_fingerprint: str
+    own_vocabulary_size: int
+    shared_tokens: int
+    fingerprint: str
+
+
 @mirrors(model_pb2.ModelInfo)
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that is served. context_length: of prompt and completion together; 0 for no bound. trees: whether blocks
-    of candidates may be trees."""
+    of candidates may be trees. intersection: of a draft that speaks the ids of another tokenizer than its own; None for
+    others."""
 
     model_id: str
     revision: str
@@ -24,6 +36,7 @@ class ModelInfo:
     end_token_ids: tuple[int, ...]
     weights: str
     trees: bool
+    intersection: VocabularyIntersection | None
 
 
 @mirrors(completion_pb2.GetModelsResponse)

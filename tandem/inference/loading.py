@@ -98,6 +98,14 @@ def load_model(
     )
 
 
+def vocabulary_size(folder: ModelFolder) -> int:
+    """Rows of the model's output layer, by its config: no smaller than its tokenizer's vocabulary, as a rule.
+
+    Raises ModelCorruptError or UnsupportedModelError.
+    """
+    return _config(folder).get_text_config().vocab_size
+
+
 def check_shards(folder: ModelFolder, *, weights: str, shards: int) -> None:
     """Before a group of processes meets: raises UnsupportedModelError for what cannot be split over so many."""
     from tandem.inference.parallel.shards import check_config
@@ -183,4 +191,4 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["LoadedModel", "ModelNotFoundError", "check_shards", "load_model", "tokenizer_folder"]
+__all__ = ["LoadedModel", "ModelNotFoundError", "check_shards", "load_model", "tokenizer_folder", "vocabulary_size"]

@@ -140,7 +140,7 @@ class TandemError(Exception):
         return cls(
             "TOKENIZER_MISMATCH",
             f"draft {_describe(draft)} and target {_describe(target)} cannot work on one sequence:"
-            " their tokenizers or vocabularies differ",
+            " their tokenizers or vocabularies differ; a draft of another family is started with --for-target",
             metadata={**_facts("draft", draft), **_facts("target", target)},
         )
 
@@ -281,7 +281,9 @@ def _attach(status: status_pb2.Status, detail: Message) -> None:
 
 def _describe(model: ModelInfo) -> str:
     fingerprint = model.tokenizer_fingerprint[:12] or "none"
-    return f"{model.model_id or 'unnamed'} (tokenizer {fingerprint}, {model.vocabulary_size} tokens)"
+    own = model.intersection.own_tokenizer_fingerprint[:12]
+    translated = f", translated from its own {own}" if own else ""
+    return f"{model.model_id or 'unnamed'} (tokenizer {fingerprint}{translated}, {model.vocabulary_size} tokens)"
 
 
 def _facts(side: str, model: ModelInfo) -> dict[str, str]:

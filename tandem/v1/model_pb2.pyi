@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class ModelInfo(_message.Message):
     """What a service says of the model that it serves. Two services can work on
-    one sequence only when `tokenizer_fingerprint` and `vocabulary_size` agree.
+    one sequence only when `tokenizer_fingerprint` and `vocabulary_size` agree;
+    `intersection` says by which scheme a draft's do.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -36,6 +37,7 @@ class ModelInfo(_message.Message):
     END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     TREES_FIELD_NUMBER: _builtins.int
+    INTERSECTION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name under which the model was loaded: `embedded:smollm2`, a Hugging Face
     id or the last part of a folder. Never empty.
@@ -46,8 +48,10 @@ class ModelInfo(_message.Message):
     """
     tokenizer_fingerprint: _builtins.str
     """SHA-256 in lower-case hex over the vocabulary, the added tokens and the
-    merges of the tokenizer. Empty only for a drafter without a vocabulary of
-    its own (one that only reads the text), which works with any target.
+    merges of the tokenizer whose ids the service speaks: the model's own, or the
+    target's where `intersection` is set. Empty only for a drafter without a
+    vocabulary of its own (one that only reads the text), which works with any
+    target.
     """
     vocabulary_size: _builtins.int
     """Token ids lie in [0, vocabulary_size): those of the tokenizer. An output
@@ -77,6 +81,13 @@ class ModelInfo(_message.Message):
     def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a sequence for this model; may be empty."""
 
+    @_builtins.property
+    def intersection(self) -> Global___VocabularyIntersection:
+        """Set by a draft whose own tokenizer is not the one above, whose ids it speaks:
+        it translates, and proposes only tokens that both have. Unset: the tokenizer
+        above is the model's own, or there is none.
+        """
+
     def __init__(
         self,
         *,
@@ -90,14 +101,54 @@ class ModelInfo(_message.Message):
         end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         weights: _builtins.str = ...,
         trees: _builtins.bool = ...,
+        intersection: Global___VocabularyIntersection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intersection", b"intersection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trees", b"trees", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "intersection", b"intersection", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trees", b"trees", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class VocabularyIntersection(_message.Message):
+    """How a draft of another family speaks a target's ids: its distribution is
+    restricted to the tokens that both vocabularies have, byte for byte, and
+    renormalised there (token-level intersection, arXiv 2502.05202).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWN_TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    OWN_VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
+    SHARED_TOKENS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    own_tokenizer_fingerprint: _builtins.str
+    """Fingerprint of the draft's own tokenizer, as in ModelInfo. Never empty."""
+    own_vocabulary_size: _builtins.int
+    """Tokens of the draft's own vocabulary; at least 1."""
+    shared_tokens: _builtins.int
+    """Tokens that both have; at least 1, at most either vocabulary's."""
+    fingerprint: _builtins.str
+    """SHA-256 in lower-case hex over the pairs of ids that stand for one token, by
+    rising target id. Never empty.
+    """
+    def __init__(
+        self,
+        *,
+        own_tokenizer_fingerprint: _builtins.str = ...,
+        own_vocabulary_size: _builtins.int = ...,
+        shared_tokens: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "own_tokenizer_fingerprint", b"own_tokenizer_fingerprint", "own_vocabulary_size", b"own_vocabulary_size", "shared_tokens", b"shared_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VocabularyIntersection: _TypeAlias = VocabularyIntersection  # noqa: Y015
 
 @_typing.final
 class Handshake(_message.Message):

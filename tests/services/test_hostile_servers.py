@@ -15,7 +15,7 @@ import pytest
 from tandem.rpc.channels import connect
 from tandem.rpc.errors import TandemError
 from tandem.rpc.server import Server
-from tandem.v1 import completion_pb2, draft_pb2, draft_pb2_grpc
+from tandem.v1 import completion_pb2, draft_pb2, draft_pb2_grpc, model_pb2
 from tests.fuzz.scenes import CERTAIN, Fleet, Scene, complete, fleet, known_texts
 from tests.fuzz.servers import Hostility, any_status
 from tests.support.foreseeing import Foresight, known
@@ -189,7 +189,9 @@ async def test_what_a_target_cannot_have_is_its_fault() -> None:
         [replica] = services.upstream._targets.replicas
         true, group = replica.model, services.upstream._targets
         assert true is not None
-        for change in ({"vocabulary_size": 0}, {"end_token_ids": [64]}, {"model_id": "x" * 10_000}):
+        shared = (model_pb2.VocabularyIntersection(shared_tokens=count) for count in (0, 65))
+        changes: list[dict[str, Any]] = [{"vocabulary_size": 0}, {"end_token_ids": [64]}, {"model_id": "x" * 10_000}]
+        for change in (*changes, *({"intersection": each} for each in shared)):
             replica.model = type(true)()
             replica.model.CopyFrom(true)
             for name, value in change.items():
