@@ -15,8 +15,8 @@ from tandem.trees import Tree
 def tree_log_probs(
     chain: SamplingChain, logits: Tensor, history: History, token_ids: Sequence[int], tree: Tree
 ) -> Tensor:
-    """As `SamplingChain.log_probs` of a tree: fp32 [n + 1, V], after the text and after each candidate; rows that are no
-    distribution are NaN.
+    """As `SamplingChain.log_probs` of a tree: fp32 [n + 1, V], after the text and after each candidate; rows that are
+    no distribution are NaN.
 
     logits: [n + 1, V or more] in that order. history: of the text before the tree. For chains that look at the text,
     but not for those that follow one text; each row then has a history of its own.

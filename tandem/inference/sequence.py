@@ -106,8 +106,8 @@ class Sequence:
 
     def keep_path(self, tokens: Seq[int]) -> None:
         """Of a tree at its end, keeps the path that goes on as `tokens` do, the whole text with what has become of the
-        candidates. Its entries of the cache move up to where the tree began; they are right there, since positions go by
-        depth. Nothing where there is no tree."""
+        candidates. Its entries of the cache move up to where the tree began; they are right there, since positions go
+        by depth. Nothing where there is no tree."""
         if not len(self.tree):
             return
         text = self.text_length

@@ -127,8 +127,8 @@ class BlockTable:
         self._drop(length)
 
     def move_up(self, first: int, places: Seq[int]) -> bool:
-        """Copies the entries `first` + place to `first`, `first` + 1 and so on; places rise, all of valid entries. False,
-        with nothing changed, where others hold a block that would be written to."""
+        """Copies the entries `first` + place to `first`, `first` + 1 and so on; places rise, all of valid entries.
+        False, with nothing changed, where others hold a block that would be written to."""
         moved = [(first + place, first + at) for at, place in enumerate(places) if place != at]
         if not moved:
             return True

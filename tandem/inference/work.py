@@ -51,8 +51,8 @@ class Work(Protocol):
     sequence: Sequence
 
     def next_block(self) -> tuple[Seq[int], int] | tuple[Seq[int], int, Seq[int]] | None:
-        """Tokens to feed and how many of the last rows of logits are wanted; None when finished. Of candidates of a tree
-        also the parents, see `runner.Block`."""
+        """Tokens to feed and how many of the last rows of logits are wanted; None when finished. Of candidates of a
+        tree also the parents, see `runner.Block`."""
         ...
 
     @classmethod

@@ -19,6 +19,7 @@ from target_service.verification import Block, BlockNumbers, Rule, verify_many
 from tests.rules.positions import candidate
 from tests.statistics.pairs import Pair
 
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
     tree: Tree
