@@ -74,5 +74,5 @@ class Progress:
         if len(indices) != continuation.kept:
             raise TandemError.invalid_field(f"{path}.path", f"has {len(indices)} candidates, {continuation.kept} kept")
         if not self.tree.is_path(indices):
-            raise TandemError.invalid_field(f"{path}.path", f"{indices} is no path of the last block from the text on")
+            raise TandemError.invalid_field(f"{path}.path", f"{indices} is no path from the text down")
         return [self.candidates[index] for index in indices]

@@ -9,9 +9,9 @@ q_1 = q, candidate j at its turn, all before it rejected, is accepted with proba
 
 and where none is accepted the correction comes from p_{k+1}. One turn is the ratio test of p_j and q_j, and x_j was
 drawn from q_j given those before it, so what is emitted has the law p_j for each j, from the last back to the first:
-the law p (Jeon et al., recursive speculative decoding, arXiv 2402.14160, section 3; as multi-step speculative sampling, with
-replacement: Miao et al., SpecInfer, arXiv 2305.09781, algorithm 2; Chen et al., Sequoia, arXiv 2402.12374,
-algorithm 2). How many candidates a place has must not depend on what they are.
+the law p (Jeon et al., recursive speculative decoding, arXiv 2402.14160; with replacement, as multi-step speculative
+sampling: Miao et al., SpecInfer, arXiv 2305.09781; Chen et al., Sequoia, arXiv 2402.12374). How many candidates a place
+has must not depend on what they are.
 
 Formulas for F places at once. Outside the K entries listed of q, p_j is p times a number.
 """
@@ -55,8 +55,8 @@ def take_turns(p_head: Tensor, p_rest: Tensor, token_ids: Tensor, q: Tensor, x: 
         strays.append(there & ~matches.any(-1))
         left = residual(p_head, q)
         total = left.sum(-1) + p_rest * scale
-        # Nothing is left where p <= q everywhere: then p = q, and the candidate is accepted but for rounding. What it
-        # is then drawn from does no harm [ours].
+        # Nothing is left where p <= q everywhere: then p = q, and the candidate is accepted but for rounding. What a
+        # correction is then drawn from does no harm [ours].
         goes_on = there & (total > 0)
         total = torch.where(goes_on, total, 1.0)
         p_head = torch.where(goes_on.unsqueeze(-1), left / total.unsqueeze(-1), p_head)

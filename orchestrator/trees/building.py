@@ -35,14 +35,12 @@ def build_tree_rule(
         raise TandemError.not_supported(field, "a grammar follows one text, not the paths of a tree")
     if policy.look_ahead:
         raise TandemError.invalid_field(f"{path}.look_ahead", "must be 0 or unset beside a tree")
-    for name, most in (("nodes", MOST_CANDIDATES), ("width", MOST_RANKS)):
-        if tree.HasField(name) and not 1 <= getattr(tree, name) <= most:
-            raise TandemError.invalid_field(f"{field}.{name}", f"must lie in [1, {most}], not {getattr(tree, name)}")
-    if not tree.HasField("nodes") and not isinstance(stop, Goodput):
+    nodes = tree.nodes if tree.HasField("nodes") else None
+    width = tree.width if tree.HasField("width") else WIDTH
+    for name, value, most in (("nodes", nodes, MOST_CANDIDATES), ("width", width, MOST_RANKS)):
+        if value is not None and not 1 <= value <= most:
+            raise TandemError.invalid_field(f"{field}.{name}", f"must lie in [1, {most}], not {value}")
+    if nodes is None and not isinstance(stop, Goodput):
         raise TandemError.invalid_field(f"{field}.nodes", f"is needed by the stop rule {stop.name}")
-    return TreeRule(
-        experience.rank_acceptance(key, is_shared=is_shared),
-        experience.costs,
-        nodes=tree.nodes if tree.HasField("nodes") else None,
-        width=tree.width if tree.HasField("width") else WIDTH,
-    )
+    ranks = experience.rank_acceptance(key, is_shared=is_shared)
+    return TreeRule(ranks, experience.costs, nodes=nodes, width=width)

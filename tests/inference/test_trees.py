@@ -193,8 +193,13 @@ def test_a_tree_may_be_larger_than_what_the_context_leaves() -> None:
 
 @pytest.mark.parametrize(
     ("before", "tokens", "parents"),
-    [((), [1], [ROOT, 0]), ((), [1, 2], [0, ROOT]), ((), [1, 2], [ROOT, 2]), ((ROOT,), [1], ()),
-     ((ROOT,), [1, 2], [0])],  # fmt: skip
+    [
+        ((), [1], [ROOT, 0]),
+        ((), [1, 2], [0, ROOT]),
+        ((), [1, 2], [ROOT, 2]),
+        ((ROOT,), [1], ()),
+        ((ROOT,), [1, 2], [0]),
+    ],
 )
 def test_parents_that_make_no_tree_are_refused(before: tuple[int, ...], tokens: list[int], parents: list[int]) -> None:
     runner = ModelRunner(load(copy.deepcopy(pair(CONFIGS["llama"]).plain)))
