@@ -33,13 +33,14 @@ def _ids(tokenizer: Tokenizer, question: int) -> list[int]:
 
 @pytest.mark.parametrize(("length", "question"), [*enumerate(PROMPTS, start=1)])
 async def test_lossless_greedy_equals_target_only(question: int, length: int) -> None:
-    """Every stop rule on every prompt, and blocks of 1 to 20, a length for each."""
+    """Blocks of 1 to 20, a length for each prompt, and two other stop rules in turn, so that each has several."""
     target, draft, tokenizer = _models()
     prompt = _ids(tokenizer, question)
     async with trio(target, draft, tokenizer) as services:
         alone = await services.complete(prompt, max_tokens=MAX_TOKENS)
         policies = [policy("fixed", "exact", max_tokens=length)]
-        policies += [policy(stop, "exact") for stop in STOP_RULES if stop != "fixed"]
+        others = [stop for stop in STOP_RULES if stop != "fixed"]
+        policies += [policy(others[(2 * length + turn) % len(others)], "exact") for turn in range(2)]
         for each in policies:
             found = await services.complete(prompt, policy=each, max_tokens=MAX_TOKENS)
             assert found.token_ids == alone.token_ids
