@@ -47,7 +47,14 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch, plan: Sequence[tuple[bool, int]]) -> Scripted:
     """Takes the place of the goodput rule."""
     rule = Scripted(plan)
-    monkeypatch.setattr(stopping, "Goodput", lambda **options: rule)
+
+    class Always:
+        options = ()
+
+        def __new__(cls) -> Scripted:
+            return rule
+
+    monkeypatch.setitem(stopping.RULES, "goodput", Always)
     return rule
 
 
@@ -112,12 +119,13 @@ async def test_costs_say_who_shared_the_step(monkeypatch: pytest.MonkeyPatch) ->
 async def test_sessions_under_way_are_counted_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[stopping.Experience] = []
 
-    def remembering(**options: object) -> stopping.FixedLength:
-        assert isinstance(options["experience"], stopping.Experience)
-        seen.append(options["experience"])
-        return stopping.FixedLength(2)
+    class Remembering(stopping.FixedLength, stopping.LearnsTogether):
+        def __init__(self, experience: stopping.Experience, key: object) -> None:
+            assert isinstance(experience, stopping.Experience)
+            seen.append(experience)
+            super().__init__(2)
 
-    monkeypatch.setattr(stopping, "Goodput", remembering)
+    monkeypatch.setitem(stopping.RULES, "goodput", Remembering)
     async with trio(tiny_llama(2), tiny_llama(2), TOKENIZER) as services:
         asked = [services.complete([1, 2, 3], policy=policy("goodput"), max_tokens=20) for _ in range(3)]
         await asyncio.gather(*asked)

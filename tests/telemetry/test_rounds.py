@@ -145,6 +145,7 @@ class _Halting:
     """A stop rule that lets the target go on alone for three tokens after every block."""
 
     name = "goodput"
+    options = ()
 
     def __init__(self) -> None:
         self._drafts = True
@@ -161,7 +162,7 @@ class _Halting:
 
 
 async def test_tokens_that_were_not_worth_a_draft_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "Goodput", lambda **options: _Halting())
+    monkeypatch.setitem(stopping.RULES, "goodput", _Halting)
     told = Telemetries()
     async with trio(tiny_llama(2), tiny_llama(2), TOKENIZER, telemetry=told) as services:
         answer = await services.complete([1, 2], policy=policy("goodput"), max_tokens=31)
