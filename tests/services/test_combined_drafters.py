@@ -119,7 +119,8 @@ async def test_a_block_is_the_one_that_its_part_would_draft_alone(
             alone = await fresh.draft(each.tokens, len(each.tokens) - 1, *each.asked)
             await fresh.close()
             assert alone.token_ids == each.block.token_ids
-            torch.testing.assert_close(alone.log_probabilities, each.block.log_probabilities, rtol=0, atol=1e-4)
+            # What is sent under ratio rules is rounded to half precision.
+            torch.testing.assert_close(alone.log_probabilities, each.block.log_probabilities, rtol=1e-3, atol=1e-3)
             assert [row.token_ids.tolist() for row in alone.rows] == [row.token_ids.tolist() for row in each.block.rows]
 
 
