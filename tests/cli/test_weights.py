@@ -52,7 +52,7 @@ def test_weights_are_full_unless_asked_otherwise_and_a_drafter_without_has_none(
 
 def test_services_draft_with_what_they_are_told_to(models: Path) -> None:
     asked = ["complete", "a b a b a b", "--max-tokens", "24", "--accept", "exact", "--json"]
-    for drafter in ("suffix+stand", "stand+model"):
+    for drafter in ("stand+suffix", "stand+model"):
         layout = Layout(target_model=str(models / "target"), draft_model=str(models / "draft"), drafter=drafter)
         with LocalServices(layout, show_logs=False) as services:
             assert services.endpoint

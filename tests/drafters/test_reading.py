@@ -40,8 +40,8 @@ async def drafted(
 
 
 async def test_prompt_lookup_takes_the_last_place_and_suffix_the_longest_match() -> None:
-    """After 1 2 3 4 there was 5 at first, and 6 after 2 3 4 the last time."""
-    text = [1, 2, 3, 4, 5, 0, 2, 3, 4, 6, 0, 1, 2, 3, 4]
+    """After 1 2 3 4 there was 5 at first, 6 after 2 3 4 the last time, and 7 after 4 alone."""
+    text = [1, 2, 3, 4, 5, 0, 2, 3, 4, 6, 0, 8, 4, 7, 1, 2, 3, 4]
     assert (await drafted(PromptLookupDrafter(), text, 2)).token_ids == [6, 0]
     assert (await drafted(SuffixDrafter(), text, 2)).token_ids == [5, 0]
 
