@@ -160,6 +160,7 @@ class Account:
         self.drafted = 0
         self.accepted = 0
         self.verify_steps = 0
+        self.unsubmitted = 0  # candidates that the target had no room for
         self.full_rows = 0
         self.draft_failures = 0
         self.plain_tokens = 0
@@ -234,6 +235,7 @@ class Account:
             draft_failures=self.draft_failures,
             plain_tokens=self.plain_tokens,
             look_ahead=ahead,
+            unsubmitted_tokens=self.unsubmitted,
         )
 
     def _time(self) -> completion_pb2.TimeReport:

@@ -24,6 +24,7 @@ from orchestrator.account import (
     next_token,
     round_account,
 )
+from orchestrator.blocks import considered
 from orchestrator.drafting import DraftSide
 from orchestrator.judging import expected_acceptances, positions
 from orchestrator.opening import verification
@@ -162,15 +163,20 @@ class Decoder:
 
     async def _verify(self, block: block_pb2.Block, clock: RoundClock) -> Committed:
         """Verifies one block, decides, and commits the kept candidates and the token after them."""
-        drafted, account = len(block.token_ids), None
+        proposed, account = block, None
 
-        async def decide() -> tuple[target_pb2.VerifiedBlock, list[Position], Judgement | None]:
-            verified = await self._target.verify(self._round, block, clock)
-            if not drafted:
-                return verified, [], None
-            return verified, *(await self._judge(block, verified, clock))
+        async def decide() -> tuple[block_pb2.Block, target_pb2.VerifiedBlock, list[Position], Judgement | None]:
+            verified = await self._target.verify(self._round, proposed, clock)
+            submitted = considered(proposed, verified)
+            if not submitted.token_ids:
+                return submitted, verified, [], None
+            return submitted, verified, *(await self._judge(submitted, verified, clock))
 
-        verified, decided, judgement = await self._target.until_done(decide, clock)
+        block, verified, decided, judgement = await self._target.until_done(decide, clock)
+        drafted = len(block.token_ids)
+        if drafted < len(proposed.token_ids):
+            self._account.unsubmitted += len(proposed.token_ids) - drafted
+            self._draft.submitted(drafted)
         if judgement is not None:
             kept, sources = judgement.kept, judgement.sources
             follows = verified.target_token_ids[drafted] if judgement.next_token is None else judgement.next_token

@@ -298,6 +298,11 @@ class DraftSide:
             return list(answer.rows)
         return None
 
+    def submitted(self, count: int) -> None:
+        """Only the first `count` candidates of the last block were verified: what follows them, if all are kept, is no
+        correction."""
+        self._drafted = count
+
     def decided(self, kept: int) -> None:
         """So many candidates of the last block are committed, and others after them."""
         self._prefix.kept = kept

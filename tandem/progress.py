@@ -16,11 +16,12 @@ from tandem.v1 import block_pb2
 @dataclass(slots=True)
 class Progress:
     """tokens: prompt and everything committed since. most_tokens: that there may be. candidates: the last block, not
-    committed yet."""
+    committed yet. prompt_length: tokens that cannot be taken back."""
 
     tokens: list[int]
     vocabulary_size: int
     most_tokens: int
+    prompt_length: int = 1
     round: int = -1  # of the last message that was answered; callers may count from 0
     candidates: list[int] = field(default_factory=list)
 
@@ -36,15 +37,20 @@ class Progress:
     def advance(self, round_number: int, continuation: block_pb2.Continuation, *, path: str) -> int:
         """Commits what `continuation` says became of the last block.
 
-        Returns how many leading tokens of the sequence a cache may keep: what was there before the last block and
-        its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
+        Returns how many leading tokens of the sequence a cache may keep: what was there before the last block, less
+        what is taken back, and its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
         """
-        kept, count = continuation.kept, len(continuation.token_ids)
+        kept, count, back = continuation.kept, len(continuation.token_ids), continuation.taken_back
         if kept > len(self.candidates):
             raise TandemError.invalid_field(
                 f"{path}.kept", f"is {kept}, but the last block has {len(self.candidates)} candidates"
             )
-        expected = self.position + kept
+        if back and (kept or self.position - back < self.prompt_length):
+            raise TandemError.invalid_field(
+                f"{path}.taken_back",
+                f"is {back}, of {self.position - self.prompt_length} tokens behind the prompt and {kept} kept candidates",
+            )
+        expected = self.position + kept - back
         if continuation.position != expected:
             raise TandemError.prefix_mismatch(
                 f"{path} does not go on where the sequence is", expected=expected, received=continuation.position
@@ -55,6 +61,7 @@ class Progress:
             )
         follows = list(continuation.token_ids)
         check_token_ids(follows, path=f"{path}.token_ids", vocabulary_size=self.vocabulary_size)
+        del self.tokens[expected - kept :]
         self.tokens += self.candidates[:kept] + follows
         self.candidates = []
         self.round = round_number

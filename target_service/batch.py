@@ -9,7 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tandem.distributions import CompressedRow, Heads, compress_rows, rows_from, stack
+from tandem.compression import truncate_rows
+from tandem.distributions import CompressedRow, Heads, compress_rows, probabilities, rows_from, stack
 from tandem.gumbel import Counters
 from tandem.noise import NoiseStream, Purpose, uniforms
 from tandem.sampling import NotFiniteError
@@ -20,8 +21,8 @@ from target_service.blocks import Block, BlockNumbers, Token
 class BlockBatch:
     """N positions and M candidates of several blocks, block after block; a block has a position more than candidates.
 
-    The blocks agree in rule, max_entries, and whether they bring distributions (one without candidates has none).
-    log_p: fp32 [N, V].
+    The blocks agree in rule, max_entries, drafts, and whether they bring distributions (one without candidates has
+    none). log_p: fp32 [N, V]; of what p was cut to where they draft.
     """
 
     def __init__(self, blocks: Sequence[Block], log_p: Sequence[Tensor]) -> None:
@@ -29,9 +30,20 @@ class BlockBatch:
         self.rule = blocks[0].rule
         self.log_p = join(log_p)
         self.device = self.log_p.device
+        self._cut = truncate_rows(self.log_p, blocks[0].max_entries) if blocks[0].drafts else None
+        if self._cut is not None:
+            self.log_p = self.law().log().to(torch.float32)
         self._counts = [len(block.candidates) for block in blocks]
         self._starts = list(accumulate((count + 1 for count in self._counts), initial=0))  # of positions
         self._firsts = list(accumulate(self._counts, initial=0))  # of candidates
+
+    def law(self) -> Tensor:
+        """p: float64 [N, V], the caller's own. Where the blocks draft: to the last bit what `law` makes of the rows that
+        are sent, which the next model takes for q."""
+        if self._cut is None:
+            return probabilities(self.log_p)
+        zeros = torch.zeros_like(self.log_p, dtype=torch.float64)
+        return zeros.scatter_(-1, self._cut.token_ids, self._cut.law())
 
     @cached_property
     def _candidates(self) -> Tensor:
@@ -60,22 +72,25 @@ class BlockBatch:
         return stack(rows, self.device) if rows else None
 
     @cached_property
-    def _noise(self) -> tuple[list[NoiseStream], list[int]]:
-        """Stream and absolute position of each position."""
+    def _noise(self) -> tuple[list[NoiseStream], list[int], list[int]]:
+        """Stream, absolute position and attempt of each position."""
         each = [(block, at) for block, count in zip(self.blocks, self._counts, strict=True) for at in range(count + 1)]
-        return [block.noise for block, _ in each], [block.position + at for block, at in each]
+        streams, positions = [block.noise for block, _ in each], [block.position + at for block, at in each]
+        return streams, positions, [block.attempt for block, _ in each]
 
     def counters(self) -> Counters:
         """Of the coupled noise of all positions."""
-        return Counters.of(*self._noise)
+        streams, positions, _ = self._noise
+        return Counters.of(streams, positions)
 
     def uniforms(self, purpose: Purpose) -> Tensor:
         """Those of the target's own tokens [N], or of corrections [M]: float64."""
-        streams, positions = self._noise
+        streams, positions, attempts = self._noise
         if purpose is Purpose.CORRECTION:
             rows = sorted(set(range(len(streams))) - {start - 1 for start in self._starts[1:]})
             streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
-        return upload(uniforms(streams, purpose, positions), torch.float64, self.device)
+            attempts = [attempts[row] for row in rows]
+        return upload(uniforms(streams, purpose, positions, attempts), torch.float64, self.device)
 
     def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Candidates in a table with a line for each block that has any.
@@ -97,6 +112,8 @@ class BlockBatch:
         entries = self.blocks[0].max_entries
         if not entries:
             return {}
+        if self._cut is not None:
+            return self._cut.columns()
         masses = [block.mass for block, count in zip(self.blocks, self._counts, strict=True) for _ in range(count + 1)]
         return compress_rows(self.log_p, entries, masses).columns()
 

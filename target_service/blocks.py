@@ -32,7 +32,9 @@ class Block:
     rows: q of each candidate; None where it was not sent, which RATIO and BLOCK refuse (their q is `law(row)`, the
     law the draft drew from). position: absolute position of the first candidate. forbids: whether the sequence's
     sampling may give tokens probability 0; only costs time where it need not be. max_entries, mass: what is wanted of
-    p at each position, see `compress`; 0 entries for nothing.
+    p at each position, see `compress`; 0 entries for nothing. drafts: whether what is emitted is verified by another
+    model, for which p is cut to max_entries, renormalised and rounded first (RATIO and BLOCK only). attempt: of draws
+    at positions that may be drawn again.
     """
 
     rule: Rule
@@ -43,6 +45,8 @@ class Block:
     forbids: bool = True
     max_entries: int = 0
     mass: float = 1.0
+    drafts: bool = False
+    attempt: int = 0
 
     @property
     def has_tail(self) -> bool:

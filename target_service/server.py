@@ -30,8 +30,9 @@ from tandem.wire import (
     sampling_params,
     timing_message,
 )
-from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
-from target_service.session import SessionSpec, TargetSession, Verified
+from target_service.messages import top_message, verified_message
+from target_service.scores import check, scores
+from target_service.session import SessionSpec, TargetSession
 from target_service.verification import Rule
 
 _MAX_BLOCK = 64
@@ -83,7 +84,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             session = TargetSession(self._engine, sequence, spec, self._info.vocabulary_size)
             try:
                 yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
-                progress = Progress(list(spec.tokens), self._info.vocabulary_size, self._info.context_length)
+                progress = Progress(
+                    list(spec.tokens), self._info.vocabulary_size, self._info.context_length, spec.prompt_length
+                )
                 async for request in request_iterator:
                     async with aclosing(self._answer(request, session, progress, seen)) as responses:
                         async for response in responses:
@@ -104,17 +107,23 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.invalid_field(
                 "open.log_probabilities", f"must be at most {_MOST_TOP}, not {message.log_probabilities}"
             )
+        rule = _RULES[message.verification]
+        if message.drafts and rule.draws_residuals and not message.format.max_entries:
+            raise TandemError.invalid_field(
+                "open.format.max_entries", "must be at least 1 for a draft under ratio and block"
+            )
         return SessionSpec(
             tokens=tuple(tokens),
             prompt_length=message.prompt_length or len(tokens),
             sampling=sampling_params(message.sampling),
-            rule=_RULES[message.verification],
+            rule=rule,
             noise=noise_stream(message.random_key, path="open.random_key"),
             stop_token_ids=frozenset(message.stop_token_ids),
             max_entries=message.format.max_entries,
             mass=message.format.mass or 1.0,
             constraint=await constraint(message, self._grammars, path="open"),
             log_probabilities=message.log_probabilities if message.HasField("log_probabilities") else None,
+            drafts=message.drafts,
         )
 
     async def _answer(
@@ -140,6 +149,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         span = seen.block()
         candidates = list(message.block.token_ids)
         rows = self._check_block(message.block, session.spec.rule)
+        ranks = _ranks(message.block, session.spec.rule) if self._engine.chooses else ()
         cached = progress.advance(message.round, message.continuation, path="round.continuation")
         if message.block.position != progress.position:
             raise TandemError.prefix_mismatch(
@@ -147,10 +157,13 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 expected=progress.position,
                 received=message.block.position,
             )
-        verified = await session.verify(progress.tokens, cached, candidates, rows)
-        progress.candidates = candidates
-        end_block(span, message.round, len(candidates), verified.timing)
-        return _verified_message(message.round, progress.position, verified)
+        verified = await session.verify(progress.tokens, cached, candidates, rows, ranks, message.round)
+        progress.candidates = candidates[: verified.considered]
+        end_block(span, message.round, len(progress.candidates), verified.timing)
+        answer = verified_message(message.round, progress.position, verified)
+        if verified.considered < len(candidates):
+            answer.considered = verified.considered
+        return answer
 
     def _check_block(self, block: block_pb2.Block, rule: Rule) -> list[CompressedRow] | None:
         """The rows of q, None where none were sent. Raises TandemError INVALID_FIELD."""
@@ -226,7 +239,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
         with seen.generation(message.round) as made:
-            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room))) as generated:
+            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room), message.round)) as generated:
                 async for token, timing in generated:
                     made.add(timing)
                     position = progress.position
@@ -243,7 +256,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                             distribution=row_message(token.row) if token.row is not None else None,
                             timing=timing_message(timing),
                             model_log_probability=token.model.log_probability if token.model else None,
-                            top=_top_message(token.model) if token.model and token.model.top_ids else None,
+                            top=top_message(token.model) if token.model and token.model.top_ids else None,
                         )
                     )
 
@@ -260,38 +273,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         )
 
 
-def _verified_message(round_number: int, position: int, verified: Verified) -> target_pb2.VerifiedBlock:
-    numbers = verified.numbers
-    return target_pb2.VerifiedBlock(
-        round=round_number,
-        position=position,
-        acceptance_probabilities=numbers.acceptance,
-        correction_token_ids=numbers.corrections,
-        target_token_ids=numbers.target_tokens,
-        log_probabilities=numbers.log_p,
-        max_log_probabilities=numbers.max_log_p,
-        target_log_probabilities=numbers.target_log_p,
-        correction_log_probabilities=numbers.correction_log_p,
-        entropies=numbers.entropies,
-        top3_entropies=numbers.top3_entropies,
-        total_variations=numbers.total_variations,
-        distances_lower=numbers.distances_lower,
-        distances_upper=numbers.distances_upper,
-        in_support=numbers.in_support,
-        distributions=[row_message(row) for row in numbers.rows],
-        timing=timing_message(verified.timing),
-        model=_model_message(verified.model) if verified.model else None,
-    )
-
-
-def _model_message(model: BlockLogProbabilities) -> target_pb2.ModelLogProbabilities:
-    return target_pb2.ModelLogProbabilities(
-        candidates=model.candidates,
-        targets=[position.log_probability for position in model.positions],
-        corrections=model.corrections,
-        top=[_top_message(position) for position in model.positions if position.top_ids],
-    )
-
-
-def _top_message(position: PositionLogProbabilities) -> target_pb2.TopTokens:
-    return target_pb2.TopTokens(token_ids=position.top_ids, log_probabilities=position.top_log_probabilities)
+def _ranks(block: block_pb2.Block, rule: Rule) -> list[float]:
+    """What its candidates are worth to verify. Raises TandemError INVALID_FIELD."""
+    for name in ("log_probabilities", "entropies"):
+        if problem := check(getattr(block, name), len(block.token_ids)):
+            raise TandemError.invalid_field(f"round.block.{name}", problem)
+    return scores(rule, block.log_probabilities, block.entropies)

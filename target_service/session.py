@@ -32,7 +32,7 @@ class SessionSpec:
 
     max_entries and mass: what to send of p at each position; 0 entries send none. constraint: what the text may be;
     the session's own. log_probabilities: how many of the likeliest tokens to name with those of the model; None for
-    nothing of them.
+    nothing of them. drafts: whether another model verifies the text, see `Block`.
     """
 
     tokens: tuple[int, ...]
@@ -45,15 +45,18 @@ class SessionSpec:
     mass: float
     constraint: Constraint | None = None
     log_probabilities: int | None = None
+    drafts: bool = False
 
 
 @dataclass(slots=True)
 class Verified:
-    """The numbers of a block, those of the model itself where asked for, and the time that they took."""
+    """The numbers of a block, those of the model itself where asked for, and the time that they took. considered:
+    candidates that they are of, from the block's start; the others were left off."""
 
     numbers: BlockNumbers
     timing: Timing
     model: BlockLogProbabilities | None
+    considered: int
 
 
 class TargetSession:
@@ -68,17 +71,24 @@ class TargetSession:
         self._log_p: Tensor | None = None  # [n, V] of the last block's candidates, where distances are left open
 
     async def verify(
-        self, tokens: Sequence[int], cached: int, candidates: Sequence[int], rows: Sequence[CompressedRow] | None
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        candidates: Sequence[int],
+        rows: Sequence[CompressedRow] | None,
+        scores: Sequence[float] = (),
+        attempt: int = 0,
     ) -> Verified:
-        """One forward pass over what the cache lacks of `tokens` and all candidates.
+        """One forward pass over what the cache lacks of `tokens` and the candidates.
 
-        tokens: everything committed. cached: how many leading ones the cache may still hold from before.
+        tokens: everything committed. cached: how many leading ones the cache may still hold from before. scores: of the
+        candidates, where some may be left off from the end (see `target_service.scores`). attempt: the round.
         """
         self._set_history(tokens, cached)
-        work = _Verification(self, tokens, cached, candidates, rows)
+        work = _Verification(self, tokens, cached, candidates, rows, scores, attempt)
         timing = await self._engine.run(work)
         assert work.numbers is not None
-        return Verified(work.numbers, timing, work.model)
+        return Verified(work.numbers, timing, work.model, work.considered)
 
     async def resolve(self, indices: Sequence[int], rows: Callable[[], Sequence[Tensor]]) -> list[tuple[float, float]]:
         """Distance and total variation of candidates of the last block from full rows of q.
@@ -100,9 +110,9 @@ class TargetSession:
         return await asyncio.to_thread(compute)
 
     async def generate(
-        self, tokens: Sequence[int], cached: int, max_tokens: int
+        self, tokens: Sequence[int], cached: int, max_tokens: int, attempt: int = 0
     ) -> AsyncGenerator[tuple[Token, Timing]]:
-        """Plain decoding: yields up to max_tokens tokens, ending after a stop token.
+        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. attempt: the round.
 
         The engine does not wait for a reader. So that one who never reads does not gather what is made for it, a piece
         of the text is made, and read, after the other.
@@ -112,7 +122,7 @@ class TargetSession:
         text = list(tokens)
         while max_tokens > 0:
             size = min(max_tokens, self._most_ahead)
-            async with aclosing(self._engine.stream(_Generation(self, text, cached, size))) as items:
+            async with aclosing(self._engine.stream(_Generation(self, text, cached, size, attempt))) as items:
                 async for item in items:
                     text.append(item[0].token_id)
                     yield item
@@ -135,12 +145,14 @@ class TargetSession:
         self._history.become(tokens[start:], cached - start)
 
     def _block(
-        self, candidates: Sequence[int], rows: Sequence[CompressedRow] | None, position: int
+        self, candidates: Sequence[int], rows: Sequence[CompressedRow] | None, position: int, attempt: int
     ) -> Block:
         spec = self.spec
+        drafts = spec.drafts and spec.rule.draws_residuals
         return Block(
-            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, spec.max_entries, spec.mass
-        )
+            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, spec.max_entries, spec.mass,
+            drafts, attempt if drafts else 0,
+        )  # fmt: skip
 
     def _of_model(
         self, logits: Tensor, own: Sequence[int], candidates: Sequence[int] = (), corrections: Sequence[int] = ()
@@ -178,6 +190,8 @@ class _Verification:
         cached: int,
         candidates: Sequence[int],
         rows: Sequence[CompressedRow] | None,
+        scores: Sequence[float] = (),
+        attempt: int = 0,
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
@@ -185,7 +199,20 @@ class _Verification:
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._block = owner._block(candidates, rows, len(tokens))
+        self._block = owner._block(candidates, rows, len(tokens), attempt)
+        self._scores = scores
+
+    @property
+    def considered(self) -> int:
+        return len(self._block.candidates)
+
+    def scores(self) -> Sequence[float]:
+        return self._scores
+
+    def cut(self, count: int) -> None:
+        block = self._block
+        rows = None if block.rows is None else block.rows[:count]
+        self._block = replace(block, candidates=block.candidates[:count], rows=rows)
 
     def next_block(self) -> tuple[Sequence[int], int] | None:
         if self.numbers is not None:
@@ -218,13 +245,16 @@ class _Verification:
 class _Generation:
     """Token by token; runs on the engine's thread."""
 
-    def __init__(self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int) -> None:
+    def __init__(
+        self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int, attempt: int = 0
+    ) -> None:
         self.sequence = owner._sequence
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
         self._position = len(tokens)
         self._left = max_tokens
+        self._attempt = attempt
         self._feed: Sequence[int] | None = None
         self._started = False
 
@@ -237,7 +267,7 @@ class _Generation:
 
     @classmethod
     def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> Sequence[Token | Exception]:
-        blocks = [work._owner._block((), None, work._position) for work in works]
+        blocks = [work._owner._block((), None, work._position, work._attempt) for work in works]
         results: list[Token | ValueError] = []
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += next_tokens(part, log_p)

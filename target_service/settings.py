@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from pydantic import Field
 
 from tandem.model_settings import ModelSettings
@@ -19,3 +22,14 @@ class TargetSettings(ModelSettings):
         min_length=1,
         description="Hugging Face id, folder, GGUF file or embedded:smollm2.",
     )
+    verify_budget: int = Field(
+        0,
+        ge=0,
+        description="Candidates that one step verifies, over all callers: the likeliest to be kept (TETRIS); the others"
+        " count as not submitted. 0 verifies all.",
+    )
+
+    def engine_options(self) -> dict[str, Any]:
+        options = super().engine_options()
+        options["limits"] = replace(options["limits"], candidates=self.verify_budget)
+        return options

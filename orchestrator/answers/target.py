@@ -30,12 +30,16 @@ def check_verified(
     check_place(verified.round, asked.round, verified.position, asked.block.position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
     size, measured = len(asked.block.token_ids), len(asked.block.distributions)
+    if verified.HasField("considered"):
+        if verified.considered >= size:
+            raise MalformedAnswerError(f"it left off some of {size} candidates and considered {verified.considered}")
+        size, measured = verified.considered, min(measured, verified.considered)
     _check_lengths(verified, size, measured, size + 1 if opening.format.max_entries else 0)
     own, corrections = verified.target_token_ids[:], verified.correction_token_ids[:]
     check_tokens(own + corrections, vocabulary)
     _check_numbers(verified, most_entropy(vocabulary))
     if opening.verification in _MATCHING:
-        _check_matches(asked.block.token_ids[:], own, corrections, verified.acceptance_probabilities[:])
+        _check_matches(asked.block.token_ids[:size], own, corrections, verified.acceptance_probabilities[:])
     if opening.HasField("log_probabilities") != verified.HasField("model"):
         raise MalformedAnswerError("log-probabilities of the model are missing, or were not asked for")
     if verified.HasField("model"):

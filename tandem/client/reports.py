@@ -85,7 +85,8 @@ class Speculation:
     distribution was in force; lossy_tokens: those that it let through; lossy_charge: a bound on how far the law of the
     text may be from the target's. accepted_at[i]: rounds in which candidate i was accepted. thresholds: at the end, by
     name. draft_failures: times that there was no draft and the target went on alone; plain_tokens: what it made alone.
-    look_ahead: None where nothing was to be drafted ahead.
+    look_ahead: None where nothing was to be drafted ahead. unsubmitted_tokens: candidates beside `drafted_tokens` that a
+    target with a budget did not verify.
     """
 
     stop_rule: str
@@ -105,6 +106,7 @@ class Speculation:
     draft_failures: int
     plain_tokens: int
     look_ahead: LookAhead | None
+    unsubmitted_tokens: int
 
 
 @mirrors(completion_pb2.Finish)

@@ -201,6 +201,11 @@ class Engine:
         no such work."""
         return self._scheduler.budget.ahead_rows
 
+    @property
+    def chooses(self) -> bool:
+        """Whether a step may leave candidates off."""
+        return self._scheduler.budget.candidates > 0
+
     def call(self, function: Callable[[], None]) -> None:
         """Calls `function` on the engine's thread, between two steps, in the order of all that is submitted. Where the
         engine has been closed it may never be called."""
@@ -443,4 +448,5 @@ def _budget(runner: ModelRunner, limits: EngineLimits, threads: int) -> Budget:
     ahead = limits.ahead_rows
     if ahead is None:
         ahead = _AHEAD_ROWS if loaded.device.type == "cuda" else 0
-    return Budget(tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)), ahead_rows=ahead)
+    rows = max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size))
+    return Budget(tokens, rows, ahead, limits.candidates)

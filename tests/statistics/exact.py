@@ -78,11 +78,13 @@ def emitted_law(
     *,
     check: Verifier | None = None,
     drawn: Callable[[int], Tensor] | None = None,
+    submitted: Callable[[int, tuple[int, ...]], tuple[int, ...]] | None = None,
 ) -> Tensor:
     """Joint law [V] * length of the first tokens after `start`, over as many rounds as they take.
 
     check: what verifies, where its knowledge of blocks is to be shared; it must be of this rule and pair. drawn: the
-    law that the draft draws from after a state, where it is not the one that it sends (a mutant).
+    law that the draft draws from after a state, where it is not the one that it sends (a mutant). submitted: what is
+    verified of a block after a state; all of it unless given.
     """
     pair = drafting.pair
     check = check or Verifier(rule, pair)
@@ -95,6 +97,8 @@ def emitted_law(
                 chance = 1.0
                 for before, token in zip((state, *block), block, strict=False):
                     chance *= float(drawn(before)[token])
+            if submitted is not None:
+                block = submitted(state, block)
             found[block] = found.get(block, 0.0) + chance
         return tuple(found.items())
 
