@@ -7,7 +7,6 @@ each round as they are committed. Text is not its matter.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,12 +25,13 @@ from orchestrator.account import (
 )
 from orchestrator.blocks import considered
 from orchestrator.drafting import DraftSide
-from orchestrator.judging import expected_acceptances, positions
+from orchestrator.judging import outcome, positions
 from orchestrator.opening import verification
 from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.stack.side import StackSide
+from orchestrator.stopping import Limits, RoundOutcome, StopRule
 from orchestrator.verifying import TargetSide
 from orchestrator.watch import LATE, NO_DRAFT, NOT_WORTH, VERIFY_GENERATE, Watch
 from tandem.noise import NoiseStream
@@ -68,7 +68,10 @@ class Decoder:
         settings: OrchestratorSettings,
         account: Account,
         watch: Watch,
+        middle: tuple[Pair, StopRule] | None = None,
     ) -> None:
+        """middle: where the middle of a stack runs, with the draft below it, and what ends that one's blocks; None for
+        the draft alone."""
         self._plan = plan
         self._pair = pair
         self._account = account
@@ -77,8 +80,16 @@ class Decoder:
         self._tokens = list(plan.tokens)  # and all that is committed
         self._round = 0
         self._target = TargetSide(plan, pair, self._tokens, account, watch)
-        self._draft = DraftSide(plan, pair, settings, self._tokens, account, watch)
+        self._settings = settings
+        self._draft: DraftSide | StackSide
+        if middle is None:
+            self._draft = self._without_middle()
+        else:
+            self._draft = StackSide(plan, pair, middle[0], settings, self._tokens, account, watch, middle[1])
         self._left = plan.max_tokens - len(plan.resumed)  # tokens that the completion may still have
+
+    def _without_middle(self) -> DraftSide:
+        return DraftSide(self._plan, self._pair, self._settings, self._tokens, self._account, self._watch)
 
     @property
     def _position(self) -> int:
@@ -125,6 +136,9 @@ class Decoder:
         clock = RoundClock()
         yield committed
         while True:
+            if isinstance(self._draft, StackSide) and not self._draft.is_there:
+                self._draft = self._without_middle()
+                self._draft.open()
             limits = self._plan.speculation.stop.limits() if not (absence := self._draft.absence()) else None
             if limits is None or not limits.max_tokens:
                 tokens = self._alone_tokens(limits)
@@ -247,21 +261,13 @@ class Decoder:
     def _learn(self, block: block_pb2.Block, decided: list[Position], judgement: Judgement, clock: RoundClock) -> None:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
-        drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
-        self._account.verified(drafted, kept)
+        rules = self._plan.speculation
+        self._account.verified(len(decided), judgement.kept)
         rules.accept.record(decided, judgement)
-        outcome = RoundOutcome(
-            drafted=drafted,
-            accepted=kept,
-            cap=self._draft.cap,
-            entropies=tuple(block.entropies),
-            probabilities=tuple(math.exp(value) for value in block.log_probabilities),
-            matched=(True,) * kept + (False,) * (kept < drafted),
-            acceptances=expected_acceptances(decided, judgement, rules.accept, verification(self._plan)),
-            costs=clock.costs(),
-        )
-        rules.stop.update(outcome)
-        self._draft.sight.learn(outcome)
+        rule = verification(self._plan)
+        told = outcome(block, decided, judgement, rules.accept, rule, self._draft.cap, clock)
+        rules.stop.update(told)
+        self._draft.sight.learn(told)
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
         """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""

@@ -307,6 +307,12 @@ class DraftSide:
         """So many candidates of the last block are committed, and others after them."""
         self._prefix.kept = kept
 
+    def rewind(self, length: int) -> None:
+        """The text was cut to its first `length` tokens; it may have grown again since."""
+        self._prefix.rewind(length)
+        if self._return is not None:
+            self._return.rewind(length)
+
     def expects(self, seconds: float) -> None:
         """What its first block is taken to need: as long as the target needed to take in the prompt and make a token,
         which is the larger model."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, Verification
+from orchestrator.account import RoundClock
+from orchestrator.stopping import RoundOutcome
 from tandem.noise import NoiseStream, Purpose
 from tandem.v1 import block_pb2, target_pb2
 
@@ -53,3 +57,26 @@ def expected_acceptances(
         else:
             chances.append(float(index < judgement.kept))
     return tuple(chances)
+
+
+def outcome(
+    block: block_pb2.Block,
+    decided: list[Position],
+    judgement: Judgement,
+    rule: AcceptRule,
+    verification: Verification,
+    cap: int,
+    clock: RoundClock,
+) -> RoundOutcome:
+    """What a stop rule is told of a block with candidates. cap: most that it might have had."""
+    kept, drafted = judgement.kept, len(decided)
+    return RoundOutcome(
+        drafted=drafted,
+        accepted=kept,
+        cap=cap,
+        entropies=tuple(block.entropies),
+        probabilities=tuple(math.exp(value) for value in block.log_probabilities),
+        matched=(True,) * kept + (False,) * (kept < drafted),
+        acceptances=expected_acceptances(decided, judgement, rule, verification),
+        costs=clock.costs(),
+    )

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from orchestrator import acceptance, stopping
 from tandem.rpc.errors import TandemError
-from tandem.v1 import policy_pb2
+from tandem.v1 import completion_pb2, policy_pb2
 
 _MOST_CANDIDATES = 64
 _MOST_BRANCHES = 64
@@ -60,6 +60,16 @@ def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculat
             f"{path}.look_ahead", f"must lie in [0, {_MOST_BRANCHES}], not {policy.look_ahead}"
         )
     return policy.look_ahead
+
+
+def check_stack(request: completion_pb2.CompleteRequest, *, path: str, has_middle: bool) -> None:
+    """Raises TandemError where the stack that is named cannot be had."""
+    if request.speculation.stack not in (policy_pb2.STACK_MIDDLE, policy_pb2.STACK_BOTH):
+        return
+    if not has_middle:
+        raise TandemError.not_supported(f"{path}.stack", "this service has no middle model")
+    if request.HasField("grammar"):
+        raise TandemError.not_supported(f"{path}.stack", "a middle model does not follow a grammar")
 
 
 def build_accept_rule(

@@ -11,19 +11,29 @@ class Prefix:
     """Of one stream. tokens: the text, growing as tokens are committed.
 
     position: how many of them the service holds for sure, those of its last block not counted. kept: how many of that
-    block were committed.
+    block were committed. taken_back: of what it holds, tokens that are not part of the text any more.
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
         self.position = len(tokens)
         self.kept = 0
+        self.taken_back = 0
 
     def is_whole(self) -> None:
         """The service holds all that is committed now."""
-        self.position, self.kept = len(self._tokens), 0
+        self.position, self.kept, self.taken_back = len(self._tokens), 0, 0
+
+    def rewind(self, length: int) -> None:
+        """The text was cut to its first `length` tokens; it may have grown again since."""
+        self.kept = max(0, min(self.kept, length - self.position))
+        back = max(0, self.position - length)
+        self.taken_back += back
+        self.position -= back
 
     def continuation(self) -> block_pb2.Continuation:
         """What the service has to be told before its next block."""
         known = self.position + self.kept
-        return block_pb2.Continuation(position=known, kept=self.kept, token_ids=self._tokens[known:])
+        return block_pb2.Continuation(
+            position=known, kept=self.kept, token_ids=self._tokens[known:], taken_back=self.taken_back
+        )

@@ -9,8 +9,15 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tandem.compression import truncate_rows
-from tandem.distributions import CompressedRow, Heads, compress_rows, probabilities, rows_from, stack
+from tandem.distributions import (
+    CompressedRow,
+    Heads,
+    compress_rows,
+    probabilities,
+    rows_from,
+    stack,
+    truncate_rows,
+)
 from tandem.gumbel import Counters
 from tandem.noise import NoiseStream, Purpose, uniforms
 from tandem.sampling import NotFiniteError

@@ -154,6 +154,7 @@ async def trio(
         upstream = Upstream(
             configured.target,
             configured.draft,
+            configured.middle,
             connect_timeout_seconds=configured.connect_timeout_seconds,
             target_patience_seconds=configured.target_patience_seconds,
             target_timeout_seconds=configured.target_timeout_seconds,
