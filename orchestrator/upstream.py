@@ -162,8 +162,9 @@ class Upstream:
             await change.wait()
 
     def count(self, service: str, state: str) -> int:
-        """Replicas of `draft` or `target` in a state: `ready`, `failed` or `mismatched`."""
-        return (self._targets if service == TARGET.name else self._drafts).count(State(state))
+        """Replicas of `draft`, `middle` or `target` in a state: `ready`, `failed` or `mismatched`."""
+        groups = {"target": self._targets, "draft": self._drafts, "middle": self._middles}
+        return groups[service].count(State(state))
 
     async def close(self) -> None:
         """Ends what is open."""

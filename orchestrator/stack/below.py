@@ -43,7 +43,7 @@ class Below:
         there = {Stack.MIDDLE} if pair.draft is None else set(Stack)
         if policy.stack in _NAMED:
             named = _NAMED[policy.stack]
-            return named if named in there else Stack.MIDDLE
+            return Stack.MIDDLE if named is Stack.BOTH and named not in there else named
         self._stacks = known.of((identity(self._target.model), self._draft, self._middle, *self._rule))
         return self._stacks.choose(there)
 

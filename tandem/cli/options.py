@@ -37,6 +37,13 @@ DraftModel = Annotated[
         help="Draft of services started here: as the target, embedded:smollm2-draft, prompt-lookup, or none."
     ),
 ]
+MiddleModel = Annotated[
+    str | None,
+    typer.Option(help="Model between draft and target: verifies the one, drafts for the other (HSD); none if unset."),
+]
+VerifyBudget = Annotated[
+    int, typer.Option(min=0, help="Candidates that a step of the target verifies, over all callers; 0 for all.")
+]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights of services started here: bfloat16, float32, auto.")]
 Weights = Annotated[
