@@ -32,6 +32,7 @@ class Below:
         self._target = pair.target
         self._draft = identity(pair.draft.model) if pair.draft is not None else None
         self._rule = request.speculation.accept.WhichOneof("rule"), request.sampling.temperature == 0
+        self._middle: object = None
         self._stacks: Stacks | None = None
         self.stack = self._choose(request, pair, known)
 
