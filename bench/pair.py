@@ -46,7 +46,7 @@ class Pair:
     threads: int | None = None
     target_weights: str = "full"
     tokenizer: str | None = None
-    verify_budget: int = 0
+    verify_budget: str = "0"
 
     @property
     def is_rig(self) -> bool:

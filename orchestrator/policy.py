@@ -64,6 +64,8 @@ def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculat
 
 def check_stack(request: completion_pb2.CompleteRequest, *, path: str, has_middle: bool) -> None:
     """Raises TandemError where the stack that is named cannot be had."""
+    if request.speculation.stack not in policy_pb2.Stack.values():
+        raise TandemError.invalid_field(f"{path}.stack", f"has no value {request.speculation.stack}")
     if request.speculation.stack not in (policy_pb2.STACK_MIDDLE, policy_pb2.STACK_BOTH):
         return
     if not has_middle:

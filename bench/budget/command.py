@@ -69,7 +69,7 @@ def budget(
             with ExitStack() as stack:
                 status = stack.enter_context(Console(stderr=True).status("starting", refresh_per_second=1))
                 whole = stack.enter_context(running(pair)).endpoint
-                bounded = stack.enter_context(running(replace(pair, verify_budget=candidates))).endpoint
+                bounded = stack.enter_context(running(replace(pair, verify_budget=str(candidates)))).endpoint
                 endpoints = {ALL: whole, SHARES: whole, BEST: bounded}
                 asyncio.run(run(endpoints, workload, scale, measured, status.update))
         except KeyboardInterrupt:

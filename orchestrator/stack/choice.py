@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 
-from orchestrator.stopping.costs import Recent
+from tandem.step_times import Recent
 
 # Completions that count in what is known of a stack, about.
 _MEMORY = 16

@@ -32,8 +32,9 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.stopping.base import Limits, RoundOutcome
-from orchestrator.stopping.costs import Costs, Recent
+from orchestrator.stopping.costs import Costs
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
+from tandem.step_times import Recent
 
 # Before anything is known.
 _FIRST_LENGTH = 5

@@ -75,7 +75,7 @@ def up(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     middle_model: flags.MiddleModel = None,
-    verify_budget: flags.VerifyBudget = 0,
+    verify_budget: flags.VerifyBudget = "0",
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,

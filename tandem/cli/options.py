@@ -42,7 +42,11 @@ MiddleModel = Annotated[
     typer.Option(help="Model between draft and target: verifies the one, drafts for the other (HSD); none if unset."),
 ]
 VerifyBudget = Annotated[
-    int, typer.Option(min=0, help="Candidates that a step of the target verifies, over all callers; 0 for all.")
+    str,
+    typer.Option(
+        metavar="COUNT|auto",
+        help="Candidates that a step of the target verifies, over all callers; 0 for all, auto: what they are worth.",
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights of services started here: bfloat16, float32, auto.")]

@@ -30,7 +30,7 @@ class Layout:
 
     weights: of both models, see `load_model`; draft_weights: of the draft's, where they are others. tokenizer: model
     whose tokenizer is used, where it is not the target's. api_keys: file of those that callers are asked for; None for
-    nobody. verify_budget: candidates that a step of the target verifies; 0 for all.
+    nobody. verify_budget: candidates that a step of the target verifies, as it takes them; 0 for all.
     """
 
     host: str = "127.0.0.1"
@@ -51,7 +51,7 @@ class Layout:
     api_keys: Path | None = None
     middle_model: str | None = None
     middle_port: int = 0
-    verify_budget: int = 0
+    verify_budget: str = "0"
 
 
 class Service:
@@ -205,7 +205,7 @@ class LocalServices:
         target = self._spawn(
             "target_service",
             [*common, *model_flags, "--weights", layout.weights, "--port", str(layout.target_port)]
-            + ["--verify-budget", str(layout.verify_budget)]
+            + ["--verify-budget", layout.verify_budget]
             + _model(layout.target_model, layout.target_revision),
         )
         draft = None

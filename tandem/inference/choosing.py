@@ -8,7 +8,11 @@ candidates that follow it: a score that does not know its own token leaves every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+
+# Candidates over which a step may be flat before it takes longer, looked across when pricing the next one.
+_FLAT = 8
 
 
 def choose(scores: Sequence[Sequence[float]], most: int) -> list[int]:
@@ -19,8 +23,36 @@ def choose(scores: Sequence[Sequence[float]], most: int) -> list[int]:
     """
     if sum(map(len, scores)) <= most:
         return [len(each) for each in scores]
-    ranked = sorted((-score, place, block) for block, each in enumerate(scores) for place, score in enumerate(each))
     counts = [0] * len(scores)
-    for _, _, block in ranked[:most]:
+    for _, _, block in _ranked(scores)[:most]:
         counts[block] += 1
     return counts
+
+
+def weigh(
+    scores: Sequence[Sequence[float]], tokens: int, made: float, seconds: Callable[[float], float]
+) -> list[int]:
+    """How many candidates of each block, from its start, are worth the time that they add to a step [ours].
+
+    The next best one is, where it or some as good behind it are expected to make more a second than the step does
+    without them: so many more tokens are made a second with it. Their scores are not looked at, so that this depends on
+    larger ones only, too.
+
+    scores: as of `choose`; their exponentials are taken for chances to be kept. tokens, made: that the step takes in
+    and makes without candidates. seconds: of a step that takes in so many tokens.
+    """
+    counts = [0] * len(scores)
+    for negative, _, block in _ranked(scores):
+        chance, took = math.exp(-negative), seconds(tokens)
+        pace = made / took
+        more = range(1, _FLAT + 1)
+        if all(count * chance < pace * (seconds(tokens + count) - took) for count in more):
+            break
+        counts[block] += 1
+        tokens, made = tokens + 1, made + chance
+    return counts
+
+
+def _ranked(scores: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
+    """The best first: its score's negative, its place and its block."""
+    return sorted((-score, place, block) for block, each in enumerate(scores) for place, score in enumerate(each))

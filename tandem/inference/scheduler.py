@@ -14,10 +14,11 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from tandem.inference.blocks import BlockPool
-from tandem.inference.choosing import choose
+from tandem.inference.choosing import choose, weigh
 from tandem.inference.runner import Chunk
 from tandem.inference.sequence import Sequence
 from tandem.inference.table import BLOCK_SIZE
+from tandem.step_times import StepTimes
 
 # A block of that many tokens more than it wants rows is a prompt, or what had to give way and comes back.
 _MOST_CATCHING_UP = BLOCK_SIZE
@@ -36,13 +37,14 @@ class Budget:
 
     rows: most rows of logits in a step, which bounds the memory that they take. ahead_rows: tokens of a step up to
     which it is filled with what nobody has asked for, where one sequence is in use. candidates: of verify blocks in a
-    step, over all sequences; 0 for no bound.
+    step, over all sequences; 0 for no bound. weighs: whether they are bounded by what they cost instead.
     """
 
     tokens: int
     rows: int
     ahead_rows: int = 0
     candidates: int = 0
+    weighs: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,7 @@ class Scheduler:
         self._pool = pool
         self._sequences: dict[int, Sequence] = {}
         self._step = 0
+        self._times = StepTimes()
 
     def add(self, sequence: Sequence) -> None:
         self._sequences[sequence.number] = sequence
@@ -105,7 +108,7 @@ class Scheduler:
         for task in tasks:
             self._match(task)
             task.sequence.last_used = time.monotonic()
-        if self.budget.candidates:
+        if self.budget.candidates or self.budget.weighs:
             self._choose(tasks)
         plan = _Plan(self.budget)
         busy = {task.sequence.number for task in tasks}
@@ -123,11 +126,23 @@ class Scheduler:
             task.sequence.last_step = self._step
         return plan.chunks
 
+    def stepped(self, tokens: int, seconds: float) -> None:
+        """What a step took that had no prompts in it."""
+        if self.budget.weighs:
+            self._times.add(tokens, seconds)
+
     def _choose(self, tasks: Seq[Task]) -> None:
         """Cuts blocks to the candidates that the budget holds. What has more to take in first is not held to it: it is
         run over several steps, and was preempted or begins."""
         blocks = [task for task in tasks if task.scores and not task.is_prefill]
-        kept = choose([task.scores for task in blocks], self.budget.candidates)
+        scores = [task.scores for task in blocks]
+        if not self.budget.weighs:
+            kept = choose(scores, self.budget.candidates)
+        elif self._times.is_known:
+            served = [task.sequence.missing - len(task.scores) for task in tasks if not task.is_prefill]
+            kept = weigh(scores, sum(served), len(served), self._times)
+        else:
+            return
         for task, count in zip(blocks, kept, strict=True):
             task.cut(count)
 

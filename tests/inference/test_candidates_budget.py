@@ -22,9 +22,9 @@ TEXTS = [[1, 2, 3], [7, 8], [20, 21, 22, 23]]
 class House:
     """A scheduler over a pool, with a budget of candidates."""
 
-    def __init__(self, candidates: int) -> None:
+    def __init__(self, candidates: int = 0, *, weighs: bool = False) -> None:
         self._pool = BlockPool(64)
-        self.scheduler = Scheduler(self._pool, Budget(48, 64, candidates=candidates))
+        self.scheduler = Scheduler(self._pool, Budget(48, 64, candidates=candidates, weighs=weighs))
         self._texts = iter(range(1 << 40))
 
     def block(self, scores: Seq[float], cached: int = 20, behind: int = 1) -> Task:
@@ -65,6 +65,17 @@ def test_what_has_a_prompt_to_take_in_does_not_compete() -> None:
     again, verify = house.block([0.0, 0.0], behind=90), house.block([-1.0, -2.0])
     counts = house.counts(again, verify)
     assert counts[verify] == (3, 3) and counts[again][1] == 0 and len(again.scores) == 2
+
+
+def test_what_costs_more_than_it_is_worth_by_steps_that_were_measured_is_left_off() -> None:
+    house = House(weighs=True)
+    before = house.block([-0.1, -3.0])
+    assert house.counts(before) == {before: (3, 3)}  # nothing is known yet
+    for tokens in (1, 2, 4, 8, 16) * 4:
+        house.scheduler.stepped(tokens, 0.01 + 0.005 * tokens)
+    # 2 tokens in 20 ms: the first makes .9 in 5 more ms, the second .05.
+    sure, plain = house.block([-0.1, -3.0]), house.block([])
+    assert house.counts(sure, plain) == {sure: (2, 2), plain: (1, 1)}
 
 
 class Proposing(SingleWork):

@@ -62,6 +62,17 @@ async def test_eight_callers_get_the_texts_of_the_target_alone(accept, sampling,
         assert report.accepted_tokens + report.verify_steps + report.plain_tokens >= 40
 
 
+async def test_a_target_that_weighs_candidates_changes_no_text() -> None:
+    weighs = EngineLimits(weighs_candidates=True)
+    async with trio(tiny_llama(1), tiny_llama(1, noise=0.4), TOKENIZER, target_limits=weighs) as services:
+        alone = [
+            await services.complete([caller + 1, 2, 3], max_tokens=40, sampling={"seed": caller})
+            for caller in range(CALLERS)
+        ]
+        found = await texts(services, "exact", {"temperature": 0.0})
+    assert [list(each.token_ids) for each in found] == [list(each.token_ids) for each in alone]
+
+
 async def test_a_caller_by_itself_has_all_of_its_candidates_verified() -> None:
     async with trio(tiny_llama(1), tiny_llama(1, noise=0.05), TOKENIZER, target_limits=BUDGET) as services:
         found = await services.complete([1, 2, 3], policy=policy("fixed", "exact"), max_tokens=40)
