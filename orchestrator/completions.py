@@ -203,7 +203,8 @@ class Completions:
     ) -> list[Plan]:
         def made() -> list[Plan]:
             return plan(
-                request, self._tokenizer, target, grammars=self._grammars, path=path, experience=experience, has_middle=self._upstream.has_middle,
+                request, self._tokenizer, target, grammars=self._grammars, path=path, experience=experience,
+                has_middle=self._upstream.has_middle,
                 most_prompt_tokens=self._settings.max_prompt_tokens, most_tokens=caller.limits.max_tokens,
             )  # fmt: skip
 
@@ -240,7 +241,7 @@ class Completions:
         account = Account(len(planned.prompt), had)
         speculates = planned.speculation is not None
         has_proposer = pair.draft is not None or middle is not None
-        if planned.speculation is not None and not (self._upstream.has_draft or middle):  # no rule is ever in force then
+        if planned.speculation is not None and not (self._upstream.has_draft or middle):  # no rule is ever in force
             planned = replace(planned, speculation=None)
         if planned.speculation is not None:
             account.draft_failures += not has_proposer  # to begin with; one that comes is used

@@ -89,9 +89,9 @@ def plan(
     """Checks every field of `request`; a plan for each of its n completions.
 
     grammars: the tokenizer's. path: put before field names, as `completion.`. experience: what completions have learnt
-    together; None to start anew. has_middle: whether there is to be a middle model. most_prompt_tokens: that a prompt may have, where the context does not say it.
-    most_tokens: to generate where the request does not say how many. Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG
-    or NOT_SUPPORTED.
+    together; None to start anew. has_middle: whether there is to be a middle model. most_prompt_tokens: that a prompt
+    may have, where the context does not say it. most_tokens: to generate where the request does not say how many.
+    Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
     """
     check_known(request, path=path)
     vocabulary = target.vocabulary_size

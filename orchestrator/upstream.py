@@ -31,8 +31,9 @@ from tandem.v1 import model_pb2
 
 
 class Upstream:
-    """The targets behind the orchestrator and, where there are any, the drafts and the middle models of stacks, which are
-    target services: each endpoint is one replica or as many as its name has addresses. Looks for them from its construction on, until `close`; needs a running event loop.
+    """The targets behind the orchestrator and, where there are any, the drafts and the middle models of stacks, which
+    are target services: each endpoint is one replica or as many as its name has addresses. Looks for them from its
+    construction on, until `close`; needs a running event loop.
 
     connect_timeout_seconds: most that a completion waits for a target, and a replica has for an answer.
     target_patience_seconds: most that one that has begun waits for another target; as long if None. stall_seconds,

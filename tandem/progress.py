@@ -38,7 +38,8 @@ class Progress:
         """Commits what `continuation` says became of the last block.
 
         Returns how many leading tokens of the sequence a cache may keep: what was there before the last block, less
-        what is taken back, and its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
+        what is taken back, and its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing
+        changed.
         """
         kept, count, back = continuation.kept, len(continuation.token_ids), continuation.taken_back
         if kept > len(self.candidates):
@@ -48,7 +49,7 @@ class Progress:
         if back and (kept or self.position - back < self.prompt_length):
             raise TandemError.invalid_field(
                 f"{path}.taken_back",
-                f"is {back}, of {self.position - self.prompt_length} tokens behind the prompt and {kept} kept candidates",
+                f"is {back}, of {self.position - self.prompt_length} tokens behind the prompt, with {kept} kept",
             )
         expected = self.position + kept - back
         if continuation.position != expected:

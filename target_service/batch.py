@@ -45,8 +45,8 @@ class BlockBatch:
         self._firsts = list(accumulate(self._counts, initial=0))  # of candidates
 
     def law(self) -> Tensor:
-        """p: float64 [N, V], the caller's own. Where the blocks draft: to the last bit what `law` makes of the rows that
-        are sent, which the next model takes for q."""
+        """p: float64 [N, V], the caller's own. Where the blocks draft: to the last bit what `law` makes of the rows
+        that are sent, which the next model takes for q."""
         if self._cut is None:
             return probabilities(self.log_p)
         zeros = torch.zeros_like(self.log_p, dtype=torch.float64)

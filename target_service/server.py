@@ -239,7 +239,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
         with seen.generation(message.round) as made:
-            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room), message.round)) as generated:
+            source = session.generate(tokens, cached, min(message.max_tokens, room), message.round)
+            async with aclosing(source) as generated:
                 async for token, timing in generated:
                     made.add(timing)
                     position = progress.position

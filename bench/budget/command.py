@@ -49,10 +49,10 @@ def budget(
     \b
     no budget     every caller's block of --block candidates is verified whole
     equal shares  blocks are as long as each caller's share of --candidates; the target alone where that is less than 1
-    best of all   blocks are --block long, and the target verifies the --candidates of them that are likeliest to be kept
+    best of all   blocks are --block long; the target verifies the --candidates of them that are likeliest to be kept
 
-    A closed loop, as in `bench serve`. The services with and without a budget run side by side and are asked in turn, so
-    that ratios are of one repetition. Ctrl-C ends it with what whole repetitions have given.
+    A closed loop, as in `bench serve`. The services with and without a budget run side by side and are asked in turn,
+    so that ratios are of one repetition. Ctrl-C ends it with what whole repetitions have given.
     """
     with one_line_errors():
         scale = Scale(tuple(clients or (8, 16, 32, 64)), seconds, repeat, block, candidates)

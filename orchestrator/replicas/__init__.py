@@ -13,7 +13,7 @@ from orchestrator.replicas.search import Search
 from orchestrator.replicas.service import BROKEN, DRAFT, NOT_TAKEN, TARGET, Service, is_for_callers
 
 __all__ = [
-    "BROKEN", "DRAFT", "NOT_TAKEN", "TARGET", "Address", "Connect", "FitsTarget", "Group", "Lease", "Lookup", "MiddlePair",
-    "OneModel", "Pair", "Replica", "Search", "Service", "State", "identity", "is_for_callers", "plain", "same_model",
-    "system_lookup",
+    "BROKEN", "DRAFT", "NOT_TAKEN", "TARGET", "Address", "Connect", "FitsTarget", "Group", "Lease", "Lookup",
+    "MiddlePair", "OneModel", "Pair", "Replica", "Search", "Service", "State", "identity", "is_for_callers", "plain",
+    "same_model", "system_lookup",
 ]  # fmt: skip

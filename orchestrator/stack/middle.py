@@ -49,7 +49,7 @@ _RULES = {
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """Of the middle's text, with what the target is told of it: log p_m and H(p_m) in nats, and p_m where it is sent."""
+    """Of the middle's text, and what the target is told of it: log p_m and H(p_m) in nats; p_m where it is sent."""
 
     token_id: int
     log_probability: float
@@ -58,7 +58,7 @@ class _Token:
 
 
 def in_the_middle(plan: Plan, stop: StopRule) -> Plan:
-    """What the middle and the draft below it are asked for: the exact rule under which the target verifies, lossless."""
+    """What the middle and the draft below it are asked for: the exact rule under which the target verifies."""
     rule = verification(plan)
     shares_noise = rule in (Verification.GREEDY, Verification.COUPLED)
     return replace(

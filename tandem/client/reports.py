@@ -81,8 +81,8 @@ class LookAhead:
 class Middle:
     """What the middle model of a stack did.
 
-    drafted_tokens, accepted_tokens: of the draft below it; plain_tokens: what it made without one; draft_failures: times
-    that the draft was not there.
+    drafted_tokens, accepted_tokens: of the draft below it; plain_tokens: what it made without one; draft_failures:
+    times that the draft was not there.
     """
 
     verify_steps: int
@@ -101,8 +101,8 @@ class Speculation:
     distribution was in force; lossy_tokens: those that it let through; lossy_charge: a bound on how far the law of the
     text may be from the target's. accepted_at[i]: rounds in which candidate i was accepted. thresholds: at the end, by
     name. draft_failures: times that there was no draft and the target went on alone; plain_tokens: what it made alone.
-    look_ahead: None where nothing was to be drafted ahead. unsubmitted_tokens: candidates beside `drafted_tokens` that a
-    target with a budget did not verify. middle: None without a middle model.
+    look_ahead: None where nothing was to be drafted ahead. unsubmitted_tokens: candidates beside `drafted_tokens` that
+    a target with a budget did not verify. middle: None without a middle model.
     """
 
     stop_rule: str

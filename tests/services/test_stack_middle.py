@@ -1,4 +1,4 @@
-"""The middle model of a stack by itself: what it gathers, and how its text goes on after the target has rejected some."""
+"""The middle model of a stack by itself: what it gathers, and how its text goes on after some of it was rejected."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_limits_end_a_block_as_they_end_a_drafts() -> None:
     async with trio(*models, TOKENIZER, middle=tiny_llama(1)) as services, gathering(services) as middle:
         whole = await middle.block(draft_pb2.DraftLimits(max_tokens=8), RoundClock())
         middle.become(PROMPT, len(PROMPT))
-        ceiling = sorted(whole.entropies)[4]
+        ceiling = sorted(whole.entropies)[4] + 1e-4  # sums over other steps differ in their last digits
         limits = draft_pb2.DraftLimits(max_tokens=8, max_entropy_before=ceiling)
         cut = await middle.block(limits, RoundClock())
         first = next(at for at, entropy in enumerate(whole.entropies) if entropy > ceiling)
