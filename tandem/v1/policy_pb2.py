@@ -24,43 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/policy.proto\x12\ttandem.v1\"\x96\x01\n\x11SpeculationPolicy\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x15.tandem.v1.StopPolicy\x12\'\n\x06\x61\x63\x63\x65pt\x18\x03 \x01(\x0b\x32\x17.tandem.v1.AcceptPolicy\x12\x17\n\nlook_ahead\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_look_ahead\"\xba\x02\n\nStopPolicy\x12%\n\x05\x66ixed\x18\x01 \x01(\x0b\x32\x14.tandem.v1.FixedStopH\x00\x12%\n\x05\x61\x64\x61sd\x18\x02 \x01(\x0b\x32\x14.tandem.v1.AdaSdStopH\x00\x12\'\n\x06\x61\x64\x61\x65\x64l\x18\x03 \x01(\x0b\x32\x15.tandem.v1.AdaEdlStopH\x00\x12/\n\nconfidence\x18\x04 \x01(\x0b\x32\x19.tandem.v1.ConfidenceStopH\x00\x12)\n\x07\x65ntropy\x18\x06 \x01(\x0b\x32\x16.tandem.v1.EntropyStopH\x00\x12)\n\x07goodput\x18\x07 \x01(\x0b\x32\x16.tandem.v1.GoodputStopH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x06\n\x04ruleB\r\n\x0b_max_tokens\"\x0b\n\tFixedStop\"=\n\tAdaSdStop\x12\x1c\n\x0f\x63old_max_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_cold_max_tokens\"Z\n\nAdaEdlStop\x12\x1b\n\x0einitial_lambda\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05gamma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_initial_lambdaB\x08\n\x06_gamma\"F\n\x0e\x43onfidenceStop\x12\x1e\n\x11initial_threshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_initial_threshold\"7\n\x0b\x45ntropyStop\x12\x18\n\x0bmax_entropy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_max_entropy\"\r\n\x0bGoodputStop\"\xbc\x02\n\x0c\x41\x63\x63\x65ptPolicy\x12\'\n\x05\x65xact\x18\x01 \x01(\x0b\x32\x16.tandem.v1.ExactAcceptH\x00\x12\'\n\x05ratio\x18\x02 \x01(\x0b\x32\x16.tandem.v1.RatioAcceptH\x00\x12\'\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x16.tandem.v1.BlockAcceptH\x00\x12+\n\x07\x63oupled\x18\x04 \x01(\x0b\x32\x18.tandem.v1.CoupledAcceptH\x00\x12#\n\x03jsd\x18\x05 \x01(\x0b\x32\x14.tandem.v1.JsdAcceptH\x00\x12\'\n\x05\x61\x64\x61sd\x18\x06 \x01(\x0b\x32\x16.tandem.v1.AdaSdAcceptH\x00\x12.\n\tadasd_kde\x18\x07 \x01(\x0b\x32\x19.tandem.v1.AdaSdKdeAcceptH\x00\x42\x06\n\x04rule\"\r\n\x0b\x45xactAccept\"\r\n\x0bRatioAccept\"\r\n\x0b\x42lockAccept\"\x0f\n\rCoupledAccept\"]\n\tJsdAccept\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_lossy_budget\"s\n\x0b\x41\x64\x61SdAccept\x12\x0e\n\x06strict\x18\x01 \x01(\x08\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples\"f\n\x0e\x41\x64\x61SdKdeAccept\x12\x19\n\x0clossy_budget\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samplesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/policy.proto\x12\ttandem.v1\"\xc6\x01\n\x11SpeculationPolicy\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x15.tandem.v1.StopPolicy\x12\'\n\x06\x61\x63\x63\x65pt\x18\x03 \x01(\x0b\x32\x17.tandem.v1.AcceptPolicy\x12\x17\n\nlook_ahead\x18\x04 \x01(\rH\x00\x88\x01\x01\x12$\n\x05stack\x18( \x01(\x0e\x32\x10.tandem.v1.StackH\x01\x88\x01\x01\x42\r\n\x0b_look_aheadB\x08\n\x06_stack\"\xba\x02\n\nStopPolicy\x12%\n\x05\x66ixed\x18\x01 \x01(\x0b\x32\x14.tandem.v1.FixedStopH\x00\x12%\n\x05\x61\x64\x61sd\x18\x02 \x01(\x0b\x32\x14.tandem.v1.AdaSdStopH\x00\x12\'\n\x06\x61\x64\x61\x65\x64l\x18\x03 \x01(\x0b\x32\x15.tandem.v1.AdaEdlStopH\x00\x12/\n\nconfidence\x18\x04 \x01(\x0b\x32\x19.tandem.v1.ConfidenceStopH\x00\x12)\n\x07\x65ntropy\x18\x06 \x01(\x0b\x32\x16.tandem.v1.EntropyStopH\x00\x12)\n\x07goodput\x18\x07 \x01(\x0b\x32\x16.tandem.v1.GoodputStopH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x06\n\x04ruleB\r\n\x0b_max_tokens\"\x0b\n\tFixedStop\"=\n\tAdaSdStop\x12\x1c\n\x0f\x63old_max_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_cold_max_tokens\"Z\n\nAdaEdlStop\x12\x1b\n\x0einitial_lambda\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05gamma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_initial_lambdaB\x08\n\x06_gamma\"F\n\x0e\x43onfidenceStop\x12\x1e\n\x11initial_threshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_initial_threshold\"7\n\x0b\x45ntropyStop\x12\x18\n\x0bmax_entropy\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_max_entropy\"\r\n\x0bGoodputStop\"\xbc\x02\n\x0c\x41\x63\x63\x65ptPolicy\x12\'\n\x05\x65xact\x18\x01 \x01(\x0b\x32\x16.tandem.v1.ExactAcceptH\x00\x12\'\n\x05ratio\x18\x02 \x01(\x0b\x32\x16.tandem.v1.RatioAcceptH\x00\x12\'\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x16.tandem.v1.BlockAcceptH\x00\x12+\n\x07\x63oupled\x18\x04 \x01(\x0b\x32\x18.tandem.v1.CoupledAcceptH\x00\x12#\n\x03jsd\x18\x05 \x01(\x0b\x32\x14.tandem.v1.JsdAcceptH\x00\x12\'\n\x05\x61\x64\x61sd\x18\x06 \x01(\x0b\x32\x16.tandem.v1.AdaSdAcceptH\x00\x12.\n\tadasd_kde\x18\x07 \x01(\x0b\x32\x19.tandem.v1.AdaSdKdeAcceptH\x00\x42\x06\n\x04rule\"\r\n\x0b\x45xactAccept\"\r\n\x0bRatioAccept\"\r\n\x0b\x42lockAccept\"\x0f\n\rCoupledAccept\"]\n\tJsdAccept\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_lossy_budget\"s\n\x0b\x41\x64\x61SdAccept\x12\x0e\n\x06strict\x18\x01 \x01(\x08\x12\x19\n\x0clossy_budget\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples\"f\n\x0e\x41\x64\x61SdKdeAccept\x12\x19\n\x0clossy_budget\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_samples\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_lossy_budgetB\x0e\n\x0c_min_samples*Q\n\x05Stack\x12\x15\n\x11STACK_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTACK_DRAFT\x10\x01\x12\x10\n\x0cSTACK_MIDDLE\x10\x02\x12\x0e\n\nSTACK_BOTH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STACK']._serialized_start=1564
+  _globals['_STACK']._serialized_end=1645
   _globals['_SPECULATIONPOLICY']._serialized_start=38
-  _globals['_SPECULATIONPOLICY']._serialized_end=188
-  _globals['_STOPPOLICY']._serialized_start=191
-  _globals['_STOPPOLICY']._serialized_end=505
-  _globals['_FIXEDSTOP']._serialized_start=507
-  _globals['_FIXEDSTOP']._serialized_end=518
-  _globals['_ADASDSTOP']._serialized_start=520
-  _globals['_ADASDSTOP']._serialized_end=581
-  _globals['_ADAEDLSTOP']._serialized_start=583
-  _globals['_ADAEDLSTOP']._serialized_end=673
-  _globals['_CONFIDENCESTOP']._serialized_start=675
-  _globals['_CONFIDENCESTOP']._serialized_end=745
-  _globals['_ENTROPYSTOP']._serialized_start=747
-  _globals['_ENTROPYSTOP']._serialized_end=802
-  _globals['_GOODPUTSTOP']._serialized_start=804
-  _globals['_GOODPUTSTOP']._serialized_end=817
-  _globals['_ACCEPTPOLICY']._serialized_start=820
-  _globals['_ACCEPTPOLICY']._serialized_end=1136
-  _globals['_EXACTACCEPT']._serialized_start=1138
-  _globals['_EXACTACCEPT']._serialized_end=1151
-  _globals['_RATIOACCEPT']._serialized_start=1153
-  _globals['_RATIOACCEPT']._serialized_end=1166
-  _globals['_BLOCKACCEPT']._serialized_start=1168
-  _globals['_BLOCKACCEPT']._serialized_end=1181
-  _globals['_COUPLEDACCEPT']._serialized_start=1183
-  _globals['_COUPLEDACCEPT']._serialized_end=1198
-  _globals['_JSDACCEPT']._serialized_start=1200
-  _globals['_JSDACCEPT']._serialized_end=1293
-  _globals['_ADASDACCEPT']._serialized_start=1295
-  _globals['_ADASDACCEPT']._serialized_end=1410
-  _globals['_ADASDKDEACCEPT']._serialized_start=1412
-  _globals['_ADASDKDEACCEPT']._serialized_end=1514
+  _globals['_SPECULATIONPOLICY']._serialized_end=236
+  _globals['_STOPPOLICY']._serialized_start=239
+  _globals['_STOPPOLICY']._serialized_end=553
+  _globals['_FIXEDSTOP']._serialized_start=555
+  _globals['_FIXEDSTOP']._serialized_end=566
+  _globals['_ADASDSTOP']._serialized_start=568
+  _globals['_ADASDSTOP']._serialized_end=629
+  _globals['_ADAEDLSTOP']._serialized_start=631
+  _globals['_ADAEDLSTOP']._serialized_end=721
+  _globals['_CONFIDENCESTOP']._serialized_start=723
+  _globals['_CONFIDENCESTOP']._serialized_end=793
+  _globals['_ENTROPYSTOP']._serialized_start=795
+  _globals['_ENTROPYSTOP']._serialized_end=850
+  _globals['_GOODPUTSTOP']._serialized_start=852
+  _globals['_GOODPUTSTOP']._serialized_end=865
+  _globals['_ACCEPTPOLICY']._serialized_start=868
+  _globals['_ACCEPTPOLICY']._serialized_end=1184
+  _globals['_EXACTACCEPT']._serialized_start=1186
+  _globals['_EXACTACCEPT']._serialized_end=1199
+  _globals['_RATIOACCEPT']._serialized_start=1201
+  _globals['_RATIOACCEPT']._serialized_end=1214
+  _globals['_BLOCKACCEPT']._serialized_start=1216
+  _globals['_BLOCKACCEPT']._serialized_end=1229
+  _globals['_COUPLEDACCEPT']._serialized_start=1231
+  _globals['_COUPLEDACCEPT']._serialized_end=1246
+  _globals['_JSDACCEPT']._serialized_start=1248
+  _globals['_JSDACCEPT']._serialized_end=1341
+  _globals['_ADASDACCEPT']._serialized_start=1343
+  _globals['_ADASDACCEPT']._serialized_end=1458
+  _globals['_ADASDKDEACCEPT']._serialized_start=1460
+  _globals['_ADASDKDEACCEPT']._serialized_end=1562
 # @@protoc_insertion_point(module_scope)
