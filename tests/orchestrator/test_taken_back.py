@@ -50,7 +50,7 @@ def test_what_was_taken_back_is_not_in_the_cache() -> None:
     [
         block_pb2.Continuation(position=2, taken_back=4),  # of the prompt
         block_pb2.Continuation(position=5, taken_back=2, kept=1),  # together with a block
-        block_pb2.Continuation(position=0, taken_back=1 << 63),
+        block_pb2.Continuation(position=0, taken_back=(1 << 32) - 1),
     ],
 )
 def test_more_than_the_text_or_beside_a_block_is_refused_and_changes_nothing(
