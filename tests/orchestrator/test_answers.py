@@ -112,6 +112,9 @@ BLOCKS: dict[str, Change] = {
     "more passes than sequences": lambda a: setattr(a.timing, "steps", 3),
     "sequences without tokens": lambda a: setattr(a.timing, "step_tokens", 1),
     "a time of ages": lambda a: setattr(a.timing, "compute_microseconds", 2**63),
+    "all considered, as if some were not": lambda a: setattr(a, "considered", 2),
+    "more considered than there are": lambda a: setattr(a, "considered", 3),
+    "one considered, and numbers of two": lambda a: setattr(a, "considered", 1),
 }
 
 
@@ -120,6 +123,20 @@ def test_a_verified_block_that_cannot_be_is_refused(name: str) -> None:
     opening, asked, answer = verified()
     BLOCKS[name](answer)
     with pytest.raises(MalformedAnswerError):
+        check_verified(opening, asked, answer)
+
+
+def test_a_block_of_which_one_candidate_was_considered_has_numbers_of_that_one() -> None:
+    opening, asked, answer = verified()
+    opening.ClearField("log_probabilities")
+    answer.ClearField("model")
+    answer.considered = 1
+    for field, value in answer.ListFields():
+        if field.is_repeated:
+            del value[-1:]
+    check_verified(opening, asked, answer)
+    answer.acceptance_probabilities[0] = 0
+    with pytest.raises(MalformedAnswerError, match="rejects what is"):
         check_verified(opening, asked, answer)
 
 

@@ -87,10 +87,10 @@ async def test_a_lossy_rule_goes_on_with_what_was_considered() -> None:
             assert sum(each.finish.speculation.unsubmitted_tokens for each in found) > 0
 
 
-@pytest.mark.parametrize("accept", ["ratio", "block", "coupled"])
+@pytest.mark.parametrize("accept", ["ratio", "block"])
 async def test_the_law_of_the_text_is_the_targets(accept: str) -> None:
-    reports = await check_pair_law(policy("fixed", accept), samples=800, target_limits=EngineLimits(candidates=5))
-    assert sum(report.unsubmitted_tokens for report in reports) > 400
+    reports = await check_pair_law(policy("fixed", accept), samples=400, target_limits=EngineLimits(candidates=2))
+    assert sum(report.unsubmitted_tokens for report in reports) > 200
 
 
 async def refusal(services: Trio, block: block_pb2.Block, kept: int | None = None) -> TandemError | None:

@@ -129,3 +129,18 @@ def test_a_law_that_is_cut_after_it_was_verified_against_is_not_the_one_of_the_t
     drafting = Drafting(tower.above, Limits(max_tokens=3))
     with pytest.raises((AssertionError, ValueError)):
         assert error(rule, drafting, proposed=tower.proposed) < EXACT
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_only_a_drafts_draws_carry_the_round(rule: Rule) -> None:
+    """What the target rejects is drawn again at the same position; what it emits itself is drawn once."""
+    flat = torch.full((1, 64), 1 / 64).log()
+
+    def drawn(attempt: int, drafts: bool) -> int:
+        spec = {"max_entries": 64, "drafts": True, "attempt": attempt} if drafts else {}
+        (found,) = verify_many([Block(rule, (), None, NoiseStream(5), 9, **spec)], [flat])
+        assert not isinstance(found, Exception)
+        return found.target_tokens[0]
+
+    assert len({drawn(attempt, True) for attempt in range(12)}) > 6
+    assert drawn(0, True) == drawn(0, False)
