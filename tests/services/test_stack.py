@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from draft_service.server import DraftServicer
 from tandem.v1 import completion_pb2, policy_pb2
 from target_service.server import TargetServicer
 from tests.support.pair_law import VOCABULARY, check_pair_law
@@ -129,6 +132,38 @@ async def test_a_middle_that_breaks_costs_no_token() -> None:
     report = found.finish.speculation
     assert report.draft_failures == 1 and report.middle.verify_steps > 0
     assert report.drafted_tokens > report.middle.verify_steps * 4  # the draft by itself, after that
+
+
+class Stumbling(DraftServicer):
+    """Breaks its first stream off in the third round."""
+
+    streams = 0
+
+    async def Draft(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        self.streams += 1
+        breaks = self.streams == 1
+
+        async def requests() -> AsyncIterator[Any]:
+            said = 0
+            async for request in request_iterator:
+                said += 1
+                if breaks and said == 4:
+                    raise RuntimeError("stumbles")
+                yield request
+
+        async with aclosing(super().Draft(requests(), context)) as responses:
+            async for response in responses:
+                yield response
+
+
+async def test_a_draft_below_the_middle_comes_back_to_a_text_that_has_changed_meanwhile() -> None:
+    async with tower(serve_draft=Stumbling) as services:
+        alone = await services.complete([1, 2, 3], max_tokens=400)
+        found = await ask(services, stacked("both", max_tokens=6), {}, 400)
+    assert found.token_ids == alone.token_ids
+    report = found.finish.speculation
+    assert report.draft_failures == 0 and report.middle.draft_failures == 1
+    assert report.middle.drafted_tokens > 40 and report.middle.plain_tokens > 0
 
 
 async def test_a_draft_below_the_middle_that_is_not_there_costs_no_token() -> None:
