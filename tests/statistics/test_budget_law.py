@@ -56,10 +56,10 @@ def test_the_joint_law_of_three_tokens_is_the_targets(rule: Rule, name: str, bud
 def test_the_budget_makes_blocks_of_several_lengths() -> None:
     """Otherwise the test above would say little."""
     blocks = list(itertools.product(range(4), repeat=3))
-    lengths = {
-        budget: {len(budgeted(Rule.RATIO, PAIRS["plain"], budget)(start, block)) for start in range(4) for block in blocks}
-        for budget in BUDGETS
-    }
+    lengths = {}
+    for budget in BUDGETS:
+        cut = budgeted(Rule.RATIO, PAIRS["plain"], budget)
+        lengths[budget] = {len(cut(start, block)) for start in range(4) for block in blocks}
     assert sum(len(each) > 1 for each in lengths.values()) >= 2, lengths
 
 
