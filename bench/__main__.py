@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.budget.command import budget
 from bench.decode.command import decode
 from bench.draft.command import draft
 from bench.engine.command import Options, measured
@@ -30,6 +31,7 @@ from tandem.serving import prepare_for_models
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+app.command()(budget)
 app.command()(decode)
 app.command()(draft)
 app.command()(overlap)

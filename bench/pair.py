@@ -34,7 +34,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each mo
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Names as commands take them. tokenizer: of another model than the target.
+    """Names as commands take them. tokenizer: of another model than the target. verify_budget: of the target's steps.
 
     No command quantises the target: its texts are what others are compared by.
     """
@@ -46,6 +46,7 @@ class Pair:
     threads: int | None = None
     target_weights: str = "full"
     tokenizer: str | None = None
+    verify_budget: str = "0"
 
     @property
     def is_rig(self) -> bool:
@@ -62,6 +63,7 @@ class Pair:
             draft_weights=self.draft_weights,
             threads=self.threads,
             tokenizer=None if self.tokenizer is None else resolve_rig(self.tokenizer),
+            verify_budget=self.verify_budget,
         )
 
     def draft_alone(self) -> Pair:

@@ -63,7 +63,9 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
                 entries = self._drafter.target_entries
                 opened = draft_pb2.DraftOpened(model=self._drafter.info, target_entries=entries)
                 yield draft_pb2.DraftResponse(opened=opened)
-                progress = Progress(list(spec.tokens), self._vocabulary_size, self._most_tokens)
+                progress = Progress(
+                    list(spec.tokens), self._vocabulary_size, self._most_tokens, spec.prompt_length
+                )
                 stream = DraftStream(sequence, progress, session, self._count_stale, self._pushers, entries)
                 async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:

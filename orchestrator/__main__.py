@@ -38,6 +38,7 @@ async def _serve(settings: OrchestratorSettings, telemetry: Telemetry, *, tells_
     upstream = Upstream(
         settings.target,
         settings.draft,
+        settings.middle,
         connect_timeout_seconds=settings.connect_timeout_seconds,
         target_patience_seconds=settings.target_patience_seconds,
         target_timeout_seconds=settings.target_timeout_seconds,

@@ -155,16 +155,18 @@ class Account:
         self._rounds = 0
         self._parts = completion_pb2.RoundTime()
         self._accepted_at: list[int] = []
-        self.completion_tokens = resumed_tokens
+        self.completion_tokens = self._resumed = resumed_tokens
         self.emitted_draft_tokens = 0
         self.drafted = 0
         self.accepted = 0
         self.verify_steps = 0
+        self.unsubmitted = 0  # candidates that the target had no room for
         self.full_rows = 0
         self.draft_failures = 0
         self.plain_tokens = 0
         self.takeovers = 0
         self.look_ahead: Tally | None = None
+        self.middle: Account | None = None  # of rounds between the draft and the middle of a stack
 
     def round_ended(self, clock: RoundClock, *, drafted: int) -> completion_pb2.RoundTime:
         """drafted: candidates; the overhead of a round is that of one with candidates, if there are any such."""
@@ -235,7 +237,24 @@ class Account:
             draft_failures=self.draft_failures,
             plain_tokens=self.plain_tokens,
             look_ahead=ahead,
+            unsubmitted_tokens=self.unsubmitted,
+            middle=self.middle.below() if self.middle is not None else None,
         )
+
+    def below(self) -> completion_pb2.MiddleReport:
+        """Of the rounds of a middle model."""
+        return completion_pb2.MiddleReport(
+            verify_steps=self.verify_steps,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
+            plain_tokens=self.plain_tokens,
+            draft_failures=self.draft_failures,
+        )
+
+    @property
+    def pace(self) -> tuple[float, int]:
+        """Seconds of all rounds but the first, and the tokens that they made."""
+        return self._rounds / 1e6, max(0, self.completion_tokens - self._resumed - 1)
 
     def _time(self) -> completion_pb2.TimeReport:
         now = time.perf_counter()

@@ -15,13 +15,14 @@ from orchestrator.deadline import DEADLINE
 from orchestrator.decoding import Committed, Decoder
 from orchestrator.keys import CALLER, Caller
 from orchestrator.outcome import noted
-from orchestrator.replicas import Pair, identity
+from orchestrator.replicas import Pair
 from orchestrator.replicas.report import told, total
 from orchestrator.request import DEFAULT_MAX_TOKENS, MOST_CHOICES, Plan, plan
 from orchestrator.resuming import take_up
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.shedding import Governor, Shed
-from orchestrator.stopping import Experience, Experiences
+from orchestrator.stack import Below, StacksByKey
+from orchestrator.stopping import Experience, Experiences, StopRule
 from orchestrator.text import TextStream
 from orchestrator.upstream import Upstream
 from orchestrator.watch import NOT_WORTH, OVERLOAD, Watch
@@ -59,6 +60,7 @@ class Completions:
         self._upstream = upstream
         self._settings = settings
         self._experiences = Experiences()
+        self._stacks = StacksByKey()
         self._admission = Admission(
             settings.max_completions, settings.max_waiting, targets=lambda: upstream.count("target", "ready")
         )
@@ -95,7 +97,8 @@ class Completions:
             pair = places.enter_context(
                 await self._upstream.pair(speculates=not request.speculation.off, priority=request.priority)
             )
-            experience = self._experience(pair)  # also of a completion that another target takes over: few are
+            below = Below(request, pair, self._upstream, self._experiences, self._stacks)
+            experience = below.experience()  # also of a completion that another target takes over: few are
             plans = await self._plan(request, pair.target.model, path, caller, experience)
             caller.take_prompt(len(plans[0].tokens))
             bind_request(plans[0].request_id)
@@ -108,7 +111,7 @@ class Completions:
                 )
             # The next round must not wait for the caller to be told of the last one.
             each = zip(plans, pairs, let_in, strict=True)
-            sources = [self._choice(planned, own, place, experience, span) for planned, own, place in each]
+            sources = [self._choice(planned, own, place, experience, below, span) for planned, own, place in each]
             async with aclosing(ahead(sources, _ROUNDS_AHEAD)) as responses:
                 async for response in responses:
                     yield response
@@ -190,10 +193,6 @@ class Completions:
         if pair.draft is not None:
             self.telemetry.works_with("draft", pair.draft.model)
 
-    def _experience(self, pair: Pair) -> Experience:
-        draft = identity(pair.draft.model) if pair.draft is not None else None
-        return self._experiences.of(pair.target.replica, identity(pair.target.model), draft)
-
     async def _plan(
         self,
         request: completion_pb2.CompleteRequest,
@@ -205,6 +204,7 @@ class Completions:
         def made() -> list[Plan]:
             return plan(
                 request, self._tokenizer, target, grammars=self._grammars, path=path, experience=experience,
+                has_middle=self._upstream.has_middle,
                 most_prompt_tokens=self._settings.max_prompt_tokens, most_tokens=caller.limits.max_tokens,
             )  # fmt: skip
 
@@ -215,9 +215,24 @@ class Completions:
         return await asyncio.to_thread(made) if slow else made()
 
     async def _choice(
-        self, planned: Plan, pair: Pair, place: Place, experience: Experience, request: Span
+        self, planned: Plan, pair: Pair, place: Place, experience: Experience, below: Below, request: Span
     ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
         """Runs in a task of its own. request: the span above its own."""
+        with below.middle(pair) as middle:
+            async with aclosing(self._made(planned, pair, place, experience, below, middle, request)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _made(
+        self,
+        planned: Plan,
+        pair: Pair,
+        place: Place,
+        experience: Experience,
+        below: Below,
+        middle: tuple[Pair, StopRule] | None,
+        request: Span,
+    ) -> AsyncGenerator[completion_pb2.CompleteResponse]:
         span = request.child(spans.COMPLETION)
         bind_request(planned.request_id)
         if (headers := span.headers()) is not None:
@@ -225,10 +240,11 @@ class Completions:
         text, had, is_over = await self._text(planned)
         account = Account(len(planned.prompt), had)
         speculates = planned.speculation is not None
-        if planned.speculation is not None and not self._upstream.has_draft:  # no rule is ever in force then
+        has_proposer = pair.draft is not None or middle is not None
+        if planned.speculation is not None and not (self._upstream.has_draft or middle):  # no rule is ever in force
             planned = replace(planned, speculation=None)
         if planned.speculation is not None:
-            account.draft_failures += pair.draft is None  # to begin with; one that comes is used
+            account.draft_failures += not has_proposer  # to begin with; one that comes is used
             shed = self._governor.shed(planned.speculation, lambda: pair.target.replica)
             planned = replace(planned, speculation=shed)
         watch = Watch(self.telemetry, planned.speculation, speculates=speculates, span=span)
@@ -237,7 +253,7 @@ class Completions:
         last = planned.resumed[had - 1] if had else None
         with noted(planned, account, watch, self._prompt_text(planned)) as outcome:
             with pair, place, self._counted(experience):
-                decoder = Decoder(planned, pair, self._settings, account, watch)
+                decoder = Decoder(planned, pair, self._settings, account, watch, middle)
                 begun = _no_rounds() if is_over else decoder.rounds()
                 async with aclosing(place.timed(begun)) as rounds:
                     async for committed in rounds:
@@ -248,6 +264,7 @@ class Completions:
                         if text.stopped_by:
                             break
                 place.ended()
+            below.learn(account)
             rest = text.flush()
             stopped = bool(text.stopped_by) or last in planned.stop_token_ids
             outcome.finish = completion_pb2.Finish(
@@ -255,7 +272,7 @@ class Completions:
                 stop=text.stopped_by,
                 usage=account.usage(),
                 # No draft has been asked: no rule was in force, a lossy one neither.
-                speculation=account.speculation(planned.speculation if pair.draft is not None else None),
+                speculation=account.speculation(planned.speculation if pair.draft or middle else None),
                 seed=planned.seed,
             )
         yield self._response(planned, text=rest, finish=outcome.finish)

@@ -7,7 +7,6 @@ each round as they are committed. Text is not its matter.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -24,13 +23,15 @@ from orchestrator.account import (
     next_token,
     round_account,
 )
+from orchestrator.blocks import considered
 from orchestrator.drafting import DraftSide
-from orchestrator.judging import expected_acceptances, places, positions
+from orchestrator.judging import outcome, places, positions
 from orchestrator.opening import verification
 from orchestrator.replicas import Pair
 from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.stopping import Limits, RoundOutcome
+from orchestrator.stack.side import StackSide
+from orchestrator.stopping import Limits, RoundOutcome, StopRule
 from orchestrator.trees.outcome import path_outcome, place_chances
 from orchestrator.trees.walk import walk
 from orchestrator.verifying import TargetSide
@@ -70,7 +71,10 @@ class Decoder:
         settings: OrchestratorSettings,
         account: Account,
         watch: Watch,
+        middle: tuple[Pair, StopRule] | None = None,
     ) -> None:
+        """middle: where the middle of a stack runs, with the draft below it, and what ends that one's blocks; None for
+        the draft alone."""
         self._plan = plan
         self._pair = pair
         self._account = account
@@ -79,8 +83,16 @@ class Decoder:
         self._tokens = list(plan.tokens)  # and all that is committed
         self._round = 0
         self._target = TargetSide(plan, pair, self._tokens, account, watch)
-        self._draft = DraftSide(plan, pair, settings, self._tokens, account, watch)
+        self._settings = settings
+        self._draft: DraftSide | StackSide
+        if middle is None:
+            self._draft = self._without_middle()
+        else:
+            self._draft = StackSide(plan, pair, middle[0], settings, self._tokens, account, watch, middle[1])
         self._left = plan.max_tokens - len(plan.resumed)  # tokens that the completion may still have
+
+    def _without_middle(self) -> DraftSide:
+        return DraftSide(self._plan, self._pair, self._settings, self._tokens, self._account, self._watch)
 
     @property
     def _position(self) -> int:
@@ -127,6 +139,9 @@ class Decoder:
         clock = RoundClock()
         yield committed
         while True:
+            if isinstance(self._draft, StackSide) and not self._draft.is_there:
+                self._draft = self._without_middle()
+                self._draft.open()
             limits = self._plan.speculation.stop.limits() if not (absence := self._draft.absence()) else None
             if limits is None or not limits.max_tokens:
                 tokens = self._alone_tokens(limits)
@@ -172,15 +187,20 @@ class Decoder:
 
     async def _verify(self, block: block_pb2.Block, clock: RoundClock) -> Committed:
         """Verifies one block, decides, and commits the kept candidates and the token after them."""
-        drafted, account = len(block.token_ids), None
+        proposed, account = block, None
 
-        async def decide() -> tuple[target_pb2.VerifiedBlock, list[Position], Judgement | None]:
-            verified = await self._target.verify(self._round, block, clock, self._draft.target_entries)
-            if not drafted:
-                return verified, [], None
-            return verified, *(await self._judge(block, verified, clock))
+        async def decide() -> tuple[block_pb2.Block, target_pb2.VerifiedBlock, list[Position], Judgement | None]:
+            verified = await self._target.verify(self._round, proposed, clock, self._draft.target_entries)
+            submitted = considered(proposed, verified)
+            if not submitted.token_ids:
+                return submitted, verified, [], None
+            return submitted, verified, *(await self._judge(submitted, verified, clock))
 
-        verified, decided, judgement = await self._target.until_done(decide, clock)
+        block, verified, decided, judgement = await self._target.until_done(decide, clock)
+        drafted = len(block.token_ids)
+        if drafted < len(proposed.token_ids):
+            self._account.unsubmitted += len(proposed.token_ids) - drafted
+            self._draft.submitted(drafted)
         at = places(block, judgement or Judgement())
         if judgement is not None:
             follows = verified.target_token_ids[at.rows[-1]] if judgement.next_token is None else judgement.next_token
@@ -258,31 +278,22 @@ class Decoder:
     def _learn(self, block: block_pb2.Block, decided: list[Position], judgement: Judgement, clock: RoundClock) -> None:
         """Tells both rules, in the order of verification, what became of the block."""
         assert self._plan.speculation is not None
-        drafted, kept, rules = len(decided), judgement.kept, self._plan.speculation
-        self._account.verified(drafted, kept, places=_places(block))
+        rules = self._plan.speculation
+        self._account.verified(len(decided), judgement.kept, places=_places(block))
         rules.accept.record(decided, judgement)
+        exact = verification(self._plan)
         if block.parents:
             assert rules.tree is not None
             rules.tree.learn(place_chances(block, decided, judgement))
-            exact = verification(self._plan)
             rules.stop.update(
                 path_outcome(block, decided, judgement, exact, cap=self._draft.cap, costs=clock.costs())
             )
             return
-        outcome = RoundOutcome(
-            drafted=drafted,
-            accepted=kept,
-            cap=self._draft.cap,
-            entropies=tuple(block.entropies),
-            probabilities=tuple(math.exp(value) for value in block.log_probabilities),
-            matched=(True,) * kept + (False,) * (kept < drafted),
-            acceptances=expected_acceptances(decided, judgement, rules.accept, verification(self._plan)),
-            costs=clock.costs(),
-        )
-        rules.stop.update(outcome)
+        told = outcome(block, decided, judgement, rules.accept, exact, self._draft.cap, clock)
+        rules.stop.update(told)
         if rules.tree is not None:
-            rules.tree.learn([[chance] for chance in outcome.acceptances])
-        self._draft.sight.learn(outcome)
+            rules.tree.learn([[chance] for chance in told.acceptances])
+        self._draft.sight.learn(told)
 
     async def _alone(self, tokens: int, reason: str) -> AsyncGenerator[Committed]:
         """Plain decoding in the target, up to `tokens`: no speculation, none that pays, or no draft for now."""

@@ -352,9 +352,21 @@ class DraftSide:
         """So many tokens were committed. laws: p at their positions, none where it was not asked for."""
         self._laws.add(laws, committed)
 
+    def submitted(self, count: int) -> None:
+        """Only the first `count` candidates of the last block were verified: what follows them, if all are kept, is no
+        correction."""
+        self._drafted = count
+
     def decided(self, kept: int, path: tuple[int, ...] = ()) -> None:
         """So many candidates of the last block are committed, of a tree those of `path`, and others after them."""
         self._prefix.decided(kept, path)
+
+    def rewind(self, length: int, before: int) -> None:
+        """The text was cut to its first `length` tokens; it may have grown again since. before: tokens that it had."""
+        self._prefix.rewind(length)
+        self._laws.rewind(length, before, len(self._tokens))
+        if self._return is not None:
+            self._return.rewind(length)
 
     def expects(self, seconds: float) -> None:
         """What its first block is taken to need: as long as the target needed to take in the prompt and make a token,

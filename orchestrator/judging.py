@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.acceptance import AcceptRule, Bracket, Judgement, Position, TargetNumbers, Verification
+from orchestrator.account import RoundClock
+from orchestrator.stopping import RoundOutcome
 from tandem.noise import NoiseStream, Purpose
 from tandem.trees import ROOT, Tree
 from tandem.v1 import block_pb2, target_pb2
@@ -85,3 +88,26 @@ def places(block: block_pb2.Block, judgement: Judgement) -> Places:
     path = judgement.path
     below = Tree(block.parents).children(path[-1] if path else ROOT)
     return Places(path, (0, *(index + 1 for index in path)), below[0] if below else None)
+
+
+def outcome(
+    block: block_pb2.Block,
+    decided: list[Position],
+    judgement: Judgement,
+    rule: AcceptRule,
+    verification: Verification,
+    cap: int,
+    clock: RoundClock,
+) -> RoundOutcome:
+    """What a stop rule is told of a block with candidates. cap: most that it might have had."""
+    kept, drafted = judgement.kept, len(decided)
+    return RoundOutcome(
+        drafted=drafted,
+        accepted=kept,
+        cap=cap,
+        entropies=tuple(block.entropies),
+        probabilities=tuple(math.exp(value) for value in block.log_probabilities),
+        matched=(True,) * kept + (False,) * (kept < drafted),
+        acceptances=expected_acceptances(decided, judgement, rule, verification),
+        costs=clock.costs(),
+    )

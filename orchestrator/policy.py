@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator import acceptance, stopping
 from orchestrator.options import Option, Value
 from tandem.rpc.errors import TandemError
-from tandem.v1 import policy_pb2
+from tandem.v1 import completion_pb2, policy_pb2
 
 _MAX_TOKENS = Option("max_tokens", least=1, most=64, kind=int)
 _MOST_BRANCHES = 64
@@ -59,6 +59,27 @@ def most_branches(policy: policy_pb2.SpeculationPolicy, *, path: str = "speculat
             f"{path}.look_ahead", f"must lie in [0, {_MOST_BRANCHES}], not {policy.look_ahead}"
         )
     return policy.look_ahead
+
+
+def check_stack(request: completion_pb2.CompleteRequest, *, path: str, has_middle: bool) -> None:
+    """Raises TandemError where the stack that is named cannot be had."""
+    policy = request.speculation
+    if policy.stack not in policy_pb2.Stack.values():
+        raise TandemError.invalid_field(f"{path}.stack", f"has no value {policy.stack}")
+    if policy.stack not in (policy_pb2.STACK_MIDDLE, policy_pb2.STACK_BOTH):
+        return
+    if not has_middle:
+        raise TandemError.not_supported(f"{path}.stack", "this service has no middle model")
+    if request.HasField("grammar"):
+        raise TandemError.not_supported(f"{path}.stack", "a middle model does not follow a grammar")
+    if policy.HasField("tree"):
+        raise TandemError.not_supported(f"{path}.stack", "a middle model makes no trees")
+
+
+def accept_name(policy: policy_pb2.AcceptPolicy) -> str:
+    """Of the rule that is asked for, which there need not be."""
+    field = policy.WhichOneof("rule") or _DEFAULT
+    return policy.named.name if field == "named" else field.replace("_", "-")
 
 
 def _chosen(

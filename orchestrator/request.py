@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from orchestrator.acceptance import AcceptRule, Verification
 from orchestrator.conversation import tokenize_chat
 from orchestrator.look_ahead.learnt import Learnt
-from orchestrator.policy import build_accept_rule, build_stop_rule, most_branches
+from orchestrator.policy import build_accept_rule, build_stop_rule, check_stack, most_branches
 from orchestrator.resuming import check_resumable, resumed_tokens, spent
 from orchestrator.stopping import Experience, Goodput, StopRule
 from orchestrator.trees.building import build_tree_rule
@@ -85,15 +85,16 @@ def plan(
     grammars: Grammars | None = None,
     path: str = "",
     experience: Experience | None = None,
+    has_middle: bool = False,
     most_prompt_tokens: int | None = None,
     most_tokens: int | None = None,
 ) -> list[Plan]:
     """Checks every field of `request`; a plan for each of its n completions.
 
     grammars: the tokenizer's. path: put before field names, as `completion.`. experience: what completions have learnt
-    together; None to start anew. most_prompt_tokens: that a prompt may have, where the context does not say it.
-    most_tokens: to generate where the request does not say how many. Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG
-    or NOT_SUPPORTED.
+    together; None to start anew. has_middle: whether there is to be a middle model. most_prompt_tokens: that a prompt
+    may have, where the context does not say it. most_tokens: to generate where the request does not say how many.
+    Raises TandemError INVALID_FIELD, PROMPT_TOO_LONG or NOT_SUPPORTED.
     """
     check_known(request, path=path)
     vocabulary = target.vocabulary_size
@@ -141,7 +142,7 @@ def plan(
         ),
     )
     return [
-        replace(first, choice=choice, speculation=_speculation(request, path, experience))
+        replace(first, choice=choice, speculation=_speculation(request, path, experience, has_middle))
         for choice in range(_choices(request, path))
     ]
 
@@ -235,15 +236,16 @@ def _log_probabilities(request: completion_pb2.CompleteRequest, path: str) -> in
 
 
 def _speculation(
-    request: completion_pb2.CompleteRequest, path: str, experience: Experience | None
+    request: completion_pb2.CompleteRequest, path: str, experience: Experience | None, has_middle: bool
 ) -> Speculation | None:
     policy, where = request.speculation, f"{path}speculation"
     # Built in either case: a policy that says both `off` and a rule is refused, not half obeyed.
     if policy.off:
-        for field in ("stop", "accept", "look_ahead", "tree"):
+        for field in ("stop", "accept", "look_ahead", "tree", "stack"):
             if policy.HasField(field):
                 raise TandemError.invalid_field(f"{where}.{field}", "must be unset where speculation is off")
         return None
+    check_stack(request, path=where, has_middle=has_middle)
     greedy = request.sampling.temperature == 0
     asked = spent(policy.accept) if request.resume.ids else policy.accept
     accept = build_accept_rule(asked, greedy=greedy, path=f"{where}.accept")

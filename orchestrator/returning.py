@@ -44,13 +44,23 @@ class Return:
         self._opening = opening
         self._tokens = tokens
         self._timeout = settings.draft_timeout_seconds
+        self._rewound: int | None = None  # what was left of the text, since the last attempt
         self._task = asyncio.create_task(self._search())
         # Nobody may ever ask for what it found.
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def take(self) -> tuple[DraftStream, Prefix] | None:
         """A stream that is ready, and what it has been told; None where there is none yet."""
-        return self._task.result() if self._task.done() and not self._task.cancelled() else None
+        if not self._task.done() or self._task.cancelled():
+            return None
+        stream, prefix = self._task.result()
+        if self._rewound is not None:
+            prefix.rewind(self._rewound)
+        return stream, prefix
+
+    def rewind(self, length: int) -> None:
+        """The text was cut to its first `length` tokens; it may have grown again since."""
+        self._rewound = length if self._rewound is None else min(self._rewound, length)
 
     def close(self) -> None:
         """Ends what it has opened."""
@@ -73,7 +83,7 @@ class Return:
         await self._pair.draft_again()
         lease = self._pair.draft
         assert lease is not None
-        stream, prefix = DraftStream.at(lease), Prefix(self._tokens)
+        stream, prefix, self._rewound = DraftStream.at(lease), Prefix(self._tokens), None
         try:
             stream.open(self._opening())
             message = draft_pb2.DraftRound(

@@ -53,6 +53,11 @@ class OrchestratorSettings(ServiceSettings):
     draft: OptionalEndpoints = Field(
         ("127.0.0.1:7001",), description="The same of the draft service; none to serve by the target alone."
     )
+    middle: OptionalEndpoints = Field(
+        (),
+        description="The same of a target service whose model stands between the draft's and the target's: it verifies"
+        " the draft and is verified by the target, where that is faster; none for no such model.",
+    )
     resolve_seconds: float = Field(
         5.0, gt=0, allow_inf_nan=False,
         description="Seconds after which the names in --target and --draft are looked up again.",

@@ -28,6 +28,15 @@ class TargetLaws:
         else:
             self._laws.extend(laws[:committed])
 
+    def rewind(self, length: int, before: int, now: int) -> None:
+        """Of a text of `before` tokens the first `length` are left, and others have followed: `now` there are so many.
+        What was said at a position holds for whatever token came there."""
+        known = min(length + 1, before, now)
+        if now > known:  # nothing was said at the positions between
+            self._laws.clear()
+        for _ in range(min(before - known, len(self._laws))):
+            self._laws.pop()
+
     def take(self) -> list[distribution_pb2.CompressedDistribution]:
         """All of them, which the draft is told now."""
         laws = list(self._laws)

@@ -15,6 +15,7 @@ from orchestrator.replicas import (
     FitsTarget,
     Group,
     Lookup,
+    MiddlePair,
     OneModel,
     Pair,
     Replica,
@@ -30,8 +31,9 @@ from tandem.v1 import model_pb2
 
 
 class Upstream:
-    """The targets behind the orchestrator and, where there are any, the drafts: each endpoint is one replica or as many
-    as its name has addresses. Looks for them from its construction on, until `close`; needs a running event loop.
+    """The targets behind the orchestrator and, where there are any, the drafts and the middle models of stacks, which
+    are target services: each endpoint is one replica or as many as its name has addresses. Looks for them from its
+    construction on, until `close`; needs a running event loop.
 
     connect_timeout_seconds: most that a completion waits for a target, and a replica has for an answer.
     target_patience_seconds: most that one that has begun waits for another target; as long if None. stall_seconds,
@@ -45,6 +47,7 @@ class Upstream:
         self,
         target: Sequence[str],
         draft: Sequence[str] = (),
+        middle: Sequence[str] = (),
         *,
         connect_timeout_seconds: float,
         target_patience_seconds: float | None = None,
@@ -70,8 +73,14 @@ class Upstream:
         )
         self._drafts = look(DRAFT, draft, FitsTarget(self._served))
         self._targets = look(
-            TARGET, target, self._served, reviewed=self._drafts.review, answer_seconds=target_timeout_seconds
+            TARGET, target, self._served, reviewed=self._review_others, answer_seconds=target_timeout_seconds
         )
+        self._middles = look(TARGET, middle, FitsTarget(self._served), answer_seconds=target_timeout_seconds)
+
+    def _review_others(self) -> None:
+        """Whatever has to fit the target."""
+        self._drafts.review()
+        self._middles.review()
 
     def expect(self, own: model_pb2.ModelInfo) -> None:
         """own: what is known of the target before any has said what it serves; one that is another's is not used."""
@@ -96,6 +105,24 @@ class Upstream:
             patience=self._patience,
             priority=priority,
         )
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether there is to be one."""
+        return bool(self._middles.endpoints)
+
+    def middle_model(self) -> model_pb2.ModelInfo | None:
+        """Of a middle that is ready; None where there is none."""
+        return next((replica.model for replica in self._middles.ready), None)
+
+    def middle(self, pair: Pair, *, with_draft: bool) -> MiddlePair | None:
+        """Where the middle of a stack below this pair's target runs, with the pair's draft below it or without one; to
+        be released. None where none is ready."""
+        found = self._middles.choose()
+        if found is None:
+            return None
+        draft = pair.draft.replica if with_draft and pair.draft is not None else None
+        return MiddlePair(self._middles, self._drafts, found, draft)
 
     async def target_model(self) -> model_pb2.ModelInfo:
         """The model that is served. Raises TandemError as `pair` does."""
@@ -136,12 +163,13 @@ class Upstream:
             await change.wait()
 
     def count(self, service: str, state: str) -> int:
-        """Replicas of `draft` or `target` in a state: `ready`, `failed` or `mismatched`."""
-        return (self._targets if service == TARGET.name else self._drafts).count(State(state))
+        """Replicas of `draft`, `middle` or `target` in a state: `ready`, `failed` or `mismatched`."""
+        groups = {"target": self._targets, "draft": self._drafts, "middle": self._middles}
+        return groups[service].count(State(state))
 
     async def close(self) -> None:
         """Ends what is open."""
-        await asyncio.gather(self._targets.close(), self._drafts.close())
+        await asyncio.gather(self._targets.close(), self._drafts.close(), self._middles.close())
 
 
 def _connect(telemetry: Telemetry | None, tls: ClientTls | None, service: Service, address: Address) -> ChannelPool:

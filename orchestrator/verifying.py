@@ -37,7 +37,20 @@ _FIRST_WAIT_SECONDS, _MOST_WAIT_SECONDS = 0.01, 0.5
 class TargetSide:
     """One stream to a target, or none until there is use for one. tokens: the text, as it grows."""
 
-    def __init__(self, plan: Plan, pair: Pair, tokens: Sequence[int], account: Account, watch: Watch) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        pair: Pair,
+        tokens: Sequence[int],
+        account: Account,
+        watch: Watch,
+        *,
+        drafts: bool = False,
+        form: distribution_pb2.DistributionFormat | None = None,
+    ) -> None:
+        """drafts: whether another model verifies the text. form: of what is sent of p; None for nothing."""
+        self._drafts = drafts
+        self._form = form
         self._plan = plan
         self._pair = pair
         self._tokens = tokens
@@ -106,6 +119,8 @@ class TargetSide:
         message = target_pb2.VerifyOpen(
             handshake=make_handshake(self._model()),
             log_probabilities=self._plan.log_probabilities,
+            format=self._form,
+            drafts=self._drafts,
             **opening(self._plan, self._tokens),
         )
         self._prefix.is_whole()
@@ -147,6 +162,10 @@ class TargetSide:
         of a tree."""
         self._prefix.is_whole()
         self._prefix.decided(kept, path)
+
+    def rewind(self, length: int) -> None:
+        """The text was cut to its first `length` tokens; it may have grown again since."""
+        self._prefix.rewind(length)
 
     async def generate(
         self, round_number: int, most: int, clock: Callable[[], RoundClock], entries: int = 0

@@ -17,11 +17,12 @@ from tandem.v1 import block_pb2
 @dataclass(slots=True)
 class Progress:
     """tokens: prompt and everything committed since. most_tokens: that there may be. candidates: the last block, not
-    committed yet. tree: its shape, where it has parents."""
+    committed yet. tree: its shape, where it has parents. prompt_length: tokens that cannot be taken back."""
 
     tokens: list[int]
     vocabulary_size: int
     most_tokens: int
+    prompt_length: int = 1
     round: int = -1  # of the last message that was answered; callers may count from 0
     candidates: list[int] = field(default_factory=list)
     tree: Tree = NO_TREE
@@ -38,17 +39,23 @@ class Progress:
     def advance(self, round_number: int, continuation: block_pb2.Continuation, *, path: str) -> int:
         """Commits what `continuation` says became of the last block.
 
-        Returns how many leading tokens of the sequence a cache may keep: what was there before the last block and
-        its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing changed.
+        Returns how many leading tokens of the sequence a cache may keep: what was there before the last block, less
+        what is taken back, and its kept candidates. Raises TandemError PREFIX_MISMATCH or INVALID_FIELD, nothing
+        changed.
         """
-        kept, count = continuation.kept, len(continuation.token_ids)
+        kept, count, back = continuation.kept, len(continuation.token_ids), continuation.taken_back
         most = self.tree.height if len(self.tree) else len(self.candidates)
         if kept > most:
             raise TandemError.invalid_field(
                 f"{path}.kept", f"is {kept}, but the last block has {most} candidates" + " on a path" * bool(self.tree)
             )
         taken = self._kept(continuation, path)
-        expected = self.position + kept
+        if back and (kept or self.position - back < self.prompt_length):
+            raise TandemError.invalid_field(
+                f"{path}.taken_back",
+                f"is {back}, of {self.position - self.prompt_length} tokens behind the prompt, with {kept} kept",
+            )
+        expected = self.position + kept - back
         if continuation.position != expected:
             raise TandemError.prefix_mismatch(
                 f"{path} does not go on where the sequence is", expected=expected, received=continuation.position
@@ -59,6 +66,7 @@ class Progress:
             )
         follows = list(continuation.token_ids)
         check_token_ids(follows, path=f"{path}.token_ids", vocabulary_size=self.vocabulary_size)
+        del self.tokens[expected - kept :]
         self.tokens += taken + follows
         self.candidates, self.tree = [], NO_TREE
         self.round = round_number

@@ -9,7 +9,15 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tandem.distributions import CompressedRow, Heads, compress_rows, rows_from, stack
+from tandem.distributions import (
+    CompressedRow,
+    Heads,
+    compress_rows,
+    probabilities,
+    rows_from,
+    stack,
+    truncate_rows,
+)
 from tandem.gumbel import Counters
 from tandem.noise import NoiseStream, Purpose, uniforms
 from tandem.sampling import NotFiniteError
@@ -20,8 +28,8 @@ from target_service.blocks import Block, BlockNumbers, Token
 class BlockBatch:
     """N positions and M candidates of several blocks, block after block; a block has a position more than candidates.
 
-    The blocks agree in rule, max_entries, whether they are trees, and whether they bring distributions (one without
-    candidates has none). log_p: fp32 [N, V].
+    The blocks agree in rule, max_entries, drafts, whether they are trees, and whether they bring distributions (one
+    without candidates has none). log_p: fp32 [N, V]; of what p was cut to where they draft.
     """
 
     def __init__(self, blocks: Sequence[Block], log_p: Sequence[Tensor]) -> None:
@@ -29,10 +37,21 @@ class BlockBatch:
         self.rule = blocks[0].rule
         self.log_p = join(log_p)
         self.device = self.log_p.device
+        self._cut = truncate_rows(self.log_p, blocks[0].max_entries) if blocks[0].drafts else None
+        if self._cut is not None:
+            self.log_p = self.law().log().to(torch.float32)
         self._counts = [len(block.candidates) for block in blocks]
         self.is_tree = bool(len(blocks[0].tree))
         self._starts = list(accumulate((count + 1 for count in self._counts), initial=0))  # of positions
         self._firsts = list(accumulate(self._counts, initial=0))  # of candidates
+
+    def law(self) -> Tensor:
+        """p: float64 [N, V], the caller's own. Where the blocks draft: to the last bit what `law` makes of the rows
+        that are sent, which the next model takes for q."""
+        if self._cut is None:
+            return probabilities(self.log_p)
+        zeros = torch.zeros_like(self.log_p, dtype=torch.float64)
+        return zeros.scatter_(-1, self._cut.token_ids, self._cut.law())
 
     @cached_property
     def _places(self) -> list[int]:
@@ -68,14 +87,15 @@ class BlockBatch:
         return stack(rows, self.device) if rows else None
 
     @cached_property
-    def _noise(self) -> tuple[list[NoiseStream], list[int]]:
-        """Stream and absolute position of each position."""
+    def _noise(self) -> tuple[list[NoiseStream], list[int], list[int]]:
+        """Stream, absolute position and attempt of each position."""
         if self.is_tree:
             depths = [(0, *(depth + 1 for depth in block.tree.depths)) for block in self.blocks]
         else:
             depths = [tuple(range(count + 1)) for count in self._counts]
         each = [(block, at) for block, own in zip(self.blocks, depths, strict=True) for at in own]
-        return [block.noise for block, _ in each], [block.position + at for block, at in each]
+        streams, positions = [block.noise for block, _ in each], [block.position + at for block, at in each]
+        return streams, positions, [block.attempt for block, _ in each]
 
     @cached_property
     def families(self) -> list[list[int]]:
@@ -88,18 +108,20 @@ class BlockBatch:
 
     def counters(self) -> Counters:
         """Of the coupled noise of all positions."""
-        return Counters.of(*self._noise)
+        streams, positions, _ = self._noise
+        return Counters.of(streams, positions)
 
     def uniforms(self, purpose: Purpose) -> Tensor:
         """Those of the target's own tokens [N], or of corrections, float64: [M], of trees one for each family."""
-        streams, positions = self._noise
-        if purpose is Purpose.CORRECTION and self.is_tree:
-            rows = [self._places[children[0]] for children in self.families]
+        streams, positions, attempts = self._noise
+        if purpose is Purpose.CORRECTION:
+            if self.is_tree:
+                rows = [self._places[children[0]] for children in self.families]
+            else:
+                rows = sorted(set(range(len(streams))) - {start - 1 for start in self._starts[1:]})
             streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
-        elif purpose is Purpose.CORRECTION:
-            rows = sorted(set(range(len(streams))) - {start - 1 for start in self._starts[1:]})
-            streams, positions = [streams[row] for row in rows], [positions[row] for row in rows]
-        return upload(uniforms(streams, purpose, positions), torch.float64, self.device)
+            attempts = [attempts[row] for row in rows]
+        return upload(uniforms(streams, purpose, positions, attempts), torch.float64, self.device)
 
     def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Candidates in a table with a line for each block that has any.
@@ -133,6 +155,8 @@ class BlockBatch:
         entries = self.blocks[0].max_entries
         if not entries:
             return {}
+        if self._cut is not None:
+            return self._cut.columns()
         masses = [block.mass for block, count in zip(self.blocks, self._counts, strict=True) for _ in range(count + 1)]
         return compress_rows(self.log_p, entries, masses).columns()
 

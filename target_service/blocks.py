@@ -35,7 +35,9 @@ class Block:
     sampling may give tokens probability 0; only costs time where it need not be. max_entries, mass: what is wanted of
     p at each position, see `compress`; 0 entries for nothing. tree: the candidates' shape where they are a tree; then
     the first row of p is that after the text, row i + 1 that after candidate i, and `rows` still has an entry for each
-    candidate, that of its siblings. RATIO and BLOCK both verify a tree by recursive rejection.
+    candidate, that of its siblings. RATIO and BLOCK both verify a tree by recursive rejection. drafts: whether what is
+    emitted is verified by another model, for which p is cut to max_entries, renormalised and rounded first (RATIO and
+    BLOCK only, and no trees). attempt: of draws at positions that may be drawn again.
     """
 
     rule: Rule
@@ -47,6 +49,8 @@ class Block:
     max_entries: int = 0
     mass: float = 1.0
     tree: Tree = NO_TREE
+    drafts: bool = False
+    attempt: int = 0
 
     @property
     def shape(self) -> Tree:

@@ -20,7 +20,7 @@ from tandem.rpc.sampling import check_token_ids
 from tandem.telemetry.services import ModelTelemetry
 from tandem.telemetry.sessions import Session, end_block
 from tandem.trees import Tree
-from tandem.v1 import block_pb2, distribution_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
+from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
     check_format,
     check_opening,
@@ -33,8 +33,9 @@ from tandem.wire import (
     sampling_params,
     timing_message,
 )
-from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
-from target_service.session import RowFormat, SessionSpec, TargetSession, Verified
+from target_service.messages import top_message, verified_message
+from target_service.scores import check, scores
+from target_service.session import Proposal, RowFormat, SessionSpec, TargetSession
 from target_service.verification import Rule
 
 _MAX_BLOCK = 64
@@ -86,7 +87,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             session = TargetSession(self._engine, sequence, spec, self._info.vocabulary_size)
             try:
                 yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
-                progress = Progress(list(spec.tokens), self._info.vocabulary_size, self._info.context_length)
+                progress = Progress(
+                    list(spec.tokens), self._info.vocabulary_size, self._info.context_length, spec.prompt_length
+                )
                 async for request in request_iterator:
                     async with aclosing(self._answer(request, session, progress, seen)) as responses:
                         async for response in responses:
@@ -105,17 +108,23 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.invalid_field(
                 "open.log_probabilities", f"must be at most {_MOST_TOP}, not {message.log_probabilities}"
             )
+        rule = _RULES[message.verification]
+        if message.drafts and rule.draws_residuals and not message.format.max_entries:
+            raise TandemError.invalid_field(
+                "open.format.max_entries", "must be at least 1 for a draft under ratio and block"
+            )
         return SessionSpec(
             tokens=tuple(tokens),
             prompt_length=message.prompt_length or len(tokens),
             sampling=sampling_params(message.sampling),
-            rule=_RULES[message.verification],
+            rule=rule,
             noise=noise_stream(message.random_key, path="open.random_key"),
             stop_token_ids=frozenset(message.stop_token_ids),
             max_entries=message.format.max_entries,
             mass=message.format.mass or 1.0,
             constraint=await constraint(message, self._grammars, path="open"),
             log_probabilities=message.log_probabilities if message.HasField("log_probabilities") else None,
+            drafts=message.drafts,
         )
 
     async def _answer(
@@ -141,10 +150,11 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         span = seen.block()
         candidates = list(message.block.token_ids)
         tree = read_tree(message.block.parents, path="round.block.parents")
-        if len(tree) and not session.makes_trees:
-            raise TandemError.invalid_field("round.block.parents", "does not go with a grammar")
+        _check_tree(tree, session)
         rows = self._check_block(message.block, session.spec.rule, tree)
-        wanted = _row_format(message.format, "round.format") if message.HasField("format") else session.spec.format
+        wanted = _wanted(message, session.spec, "round.format")
+        # A tree is verified whole: what a budget leaves off would have to be whole branches.
+        ranks = _ranks(message.block, session.spec.rule) if self._engine.chooses and not len(tree) else ()
         cached = _advance(progress, message, "round.continuation")
         if message.block.position != progress.position:
             raise TandemError.prefix_mismatch(
@@ -152,10 +162,14 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 expected=progress.position,
                 received=message.block.position,
             )
-        verified = await session.verify(progress.tokens, cached, candidates, rows, wanted, tree)
-        progress.candidates, progress.tree = candidates, tree
-        end_block(span, message.round, len(candidates), verified.timing)
-        return _verified_message(message.round, progress.position, verified)
+        proposal = Proposal(candidates, rows, wanted, tree, ranks, message.round)
+        verified = await session.verify(progress.tokens, cached, proposal)
+        progress.candidates, progress.tree = candidates[: verified.considered], tree
+        end_block(span, message.round, len(progress.candidates), verified.timing)
+        answer = verified_message(message.round, progress.position, verified)
+        if verified.considered < len(candidates):
+            answer.considered = verified.considered
+        return answer
 
     def _check_block(self, block: block_pb2.Block, rule: Rule, tree: Tree) -> list[CompressedRow] | None:
         """The row of q of each candidate, None where none were sent. Raises TandemError INVALID_FIELD."""
@@ -231,7 +245,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     ) -> AsyncGenerator[target_pb2.VerifyResponse]:
         if message.max_tokens < 1:
             raise TandemError.invalid_field("generate.max_tokens", "must be at least 1")
-        wanted = _row_format(message.format, "generate.format") if message.HasField("format") else session.spec.format
+        wanted = _wanted(message, session.spec, "generate.format")
         cached = _advance(progress, message, "generate.continuation")
         room = self._info.context_length - progress.position
         if room < 1:
@@ -239,7 +253,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
         with seen.generation(message.round) as made:
-            async with aclosing(session.generate(tokens, cached, min(message.max_tokens, room), wanted)) as generated:
+            source = session.generate(tokens, cached, min(message.max_tokens, room), wanted, message.round)
+            async with aclosing(source) as generated:
                 async for token, timing in generated:
                     made.add(timing)
                     position = progress.position
@@ -256,7 +271,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                             distribution=row_message(token.row) if token.row is not None else None,
                             timing=timing_message(timing),
                             model_log_probability=token.model.log_probability if token.model else None,
-                            top=_top_message(token.model) if token.model and token.model.top_ids else None,
+                            top=top_message(token.model) if token.model and token.model.top_ids else None,
                         )
                     )
 
@@ -273,10 +288,14 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         )
 
 
-def _row_format(message: distribution_pb2.DistributionFormat, path: str) -> RowFormat:
-    """Raises TandemError INVALID_FIELD."""
-    check_format(message, path=path)
-    return RowFormat(message.max_entries, message.mass or 1.0)
+def _wanted(message: target_pb2.VerifyRound | target_pb2.Generate, spec: SessionSpec, path: str) -> RowFormat:
+    """What to send of p. Raises TandemError INVALID_FIELD."""
+    if not message.HasField("format"):
+        return spec.format
+    if spec.drafts and spec.rule.draws_residuals:
+        raise TandemError.invalid_field(path, "does not go with `drafts`: what is sent of p is the law of the text")
+    check_format(message.format, path=path)
+    return RowFormat(message.format.max_entries, message.format.mass or 1.0)
 
 
 def _advance(progress: Progress, message: target_pb2.VerifyRound | target_pb2.Generate, path: str) -> int:
@@ -286,38 +305,17 @@ def _advance(progress: Progress, message: target_pb2.VerifyRound | target_pb2.Ge
     return progress.advance(message.round, message.continuation, path=path)
 
 
-def _verified_message(round_number: int, position: int, verified: Verified) -> target_pb2.VerifiedBlock:
-    numbers = verified.numbers
-    return target_pb2.VerifiedBlock(
-        round=round_number,
-        position=position,
-        acceptance_probabilities=numbers.acceptance,
-        correction_token_ids=numbers.corrections,
-        target_token_ids=numbers.target_tokens,
-        log_probabilities=numbers.log_p,
-        max_log_probabilities=numbers.max_log_p,
-        target_log_probabilities=numbers.target_log_p,
-        correction_log_probabilities=numbers.correction_log_p,
-        entropies=numbers.entropies,
-        top3_entropies=numbers.top3_entropies,
-        total_variations=numbers.total_variations,
-        distances_lower=numbers.distances_lower,
-        distances_upper=numbers.distances_upper,
-        in_support=numbers.in_support,
-        distributions=[row_message(row) for row in numbers.rows],
-        timing=timing_message(verified.timing),
-        model=_model_message(verified.model) if verified.model else None,
-    )
+def _check_tree(tree: Tree, session: TargetSession) -> None:
+    """Raises TandemError INVALID_FIELD where there is one and the sequence follows one text."""
+    if len(tree) and not session.makes_trees:
+        raise TandemError.invalid_field("round.block.parents", "does not go with a grammar")
+    if len(tree) and session.spec.drafts:
+        raise TandemError.invalid_field("round.block.parents", "does not go with `drafts`")
 
 
-def _model_message(model: BlockLogProbabilities) -> target_pb2.ModelLogProbabilities:
-    return target_pb2.ModelLogProbabilities(
-        candidates=model.candidates,
-        targets=[position.log_probability for position in model.positions],
-        corrections=model.corrections,
-        top=[_top_message(position) for position in model.positions if position.top_ids],
-    )
-
-
-def _top_message(position: PositionLogProbabilities) -> target_pb2.TopTokens:
-    return target_pb2.TopTokens(token_ids=position.top_ids, log_probabilities=position.top_log_probabilities)
+def _ranks(block: block_pb2.Block, rule: Rule) -> list[float]:
+    """What its candidates are worth to verify. Raises TandemError INVALID_FIELD."""
+    for name in ("log_probabilities", "entropies"):
+        if problem := check(getattr(block, name), len(block.token_ids)):
+            raise TandemError.invalid_field(f"round.block.{name}", problem)
+    return scores(rule, block.log_probabilities, block.entropies)

@@ -42,7 +42,7 @@ class SessionSpec:
 
     max_entries and mass: what to send of p at each position, where a message says nothing else; 0 entries send none.
     constraint: what the text may be; the session's own. log_probabilities: how many of the likeliest tokens to name
-    with those of the model; None for nothing of them.
+    with those of the model; None for nothing of them. drafts: whether another model verifies the text, see `Block`.
     """
 
     tokens: tuple[int, ...]
@@ -55,19 +55,37 @@ class SessionSpec:
     mass: float
     constraint: Constraint | None = None
     log_probabilities: int | None = None
+    drafts: bool = False
 
     @property
     def format(self) -> RowFormat:
         return RowFormat(self.max_entries, self.mass)
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What is to be verified; nothing where the text goes on alone. rows: of q, of each candidate, None where none were
+    sent. wanted: of p; as the sequence was opened with where it is None. tree: the candidates' shape where they are
+    one; not together with a grammar (see `TargetSession.makes_trees`). scores: of the candidates, where some may be
+    left off from the end (see `scores`); none of a tree. attempt: the round."""
+
+    candidates: Sequence[int] = ()
+    rows: Sequence[CompressedRow] | None = None
+    wanted: RowFormat | None = None
+    tree: Tree = NO_TREE
+    scores: Sequence[float] = ()
+    attempt: int = 0
+
+
 @dataclass(slots=True)
 class Verified:
-    """The numbers of a block, those of the model itself where asked for, and the time that they took."""
+    """The numbers of a block, those of the model itself where asked for, and the time that they took. considered:
+    candidates that they are of, from the block's start; the others were left off."""
 
     numbers: BlockNumbers
     timing: Timing
     model: BlockLogProbabilities | None
+    considered: int
 
 
 class TargetSession:
@@ -81,26 +99,16 @@ class TargetSession:
         self._history = History(spec.tokens[: spec.prompt_length])
         self._log_p: Tensor | None = None  # [n, V] of the last block's candidates, where distances are left open
 
-    async def verify(
-        self,
-        tokens: Sequence[int],
-        cached: int,
-        candidates: Sequence[int],
-        rows: Sequence[CompressedRow] | None,
-        wanted: RowFormat | None = None,
-        tree: Tree = NO_TREE,
-    ) -> Verified:
-        """One forward pass over what the cache lacks of `tokens` and all candidates.
+    async def verify(self, tokens: Sequence[int], cached: int, proposal: Proposal) -> Verified:
+        """One forward pass over what the cache lacks of `tokens` and the candidates.
 
-        tokens: everything committed. cached: how many leading ones the cache may still hold from before. rows: of each
-        candidate. wanted: of p; as the sequence was opened with where it is None. tree: the candidates' shape where
-        they are one; not together with a grammar (see `makes_trees`).
+        tokens: everything committed. cached: how many leading ones the cache may still hold from before.
         """
         self._set_history(tokens, cached)
-        work = _Verification(self, tokens, cached, candidates, rows, wanted, tree)
+        work = _Verification(self, tokens, cached, proposal)
         timing = await self._engine.run(work)
         assert work.numbers is not None
-        return Verified(work.numbers, timing, work.model)
+        return Verified(work.numbers, timing, work.model, work.considered)
 
     @property
     def makes_trees(self) -> bool:
@@ -127,9 +135,9 @@ class TargetSession:
         return await asyncio.to_thread(compute)
 
     async def generate(
-        self, tokens: Sequence[int], cached: int, max_tokens: int, wanted: RowFormat | None = None
+        self, tokens: Sequence[int], cached: int, max_tokens: int, wanted: RowFormat | None = None, attempt: int = 0
     ) -> AsyncGenerator[tuple[Token, Timing]]:
-        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. wanted: as in `verify`.
+        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. wanted, attempt: of `Proposal`.
 
         The engine does not wait for a reader. So that one who never reads does not gather what is made for it, a piece
         of the text is made, and read, after the other.
@@ -137,9 +145,10 @@ class TargetSession:
         self._set_history(tokens, cached)
         self._log_p = None
         text, wanted = list(tokens), wanted or self.spec.format
+        asked = Proposal(wanted=wanted, attempt=attempt)
         while max_tokens > 0:
             size = min(max_tokens, self._most_ahead(wanted))
-            async with aclosing(self._engine.stream(_Generation(self, text, cached, size, wanted))) as items:
+            async with aclosing(self._engine.stream(_Generation(self, text, cached, size, asked))) as items:
                 async for item in items:
                     text.append(item[0].token_id)
                     yield item
@@ -160,18 +169,13 @@ class TargetSession:
         start = self.spec.prompt_length
         self._history.become(tokens[start:], cached - start)
 
-    def _block(
-        self,
-        candidates: Sequence[int],
-        rows: Sequence[CompressedRow] | None,
-        position: int,
-        wanted: RowFormat | None = None,
-        tree: Tree = NO_TREE,
-    ) -> Block:
+    def _block(self, position: int, proposal: Proposal) -> Block:
         spec = self.spec
+        drafts = spec.drafts and spec.rule.draws_residuals
         return Block(
-            spec.rule, candidates, rows, spec.noise, position, self._chain.forbids, *(wanted or spec.format), tree
-        )
+            spec.rule, proposal.candidates, proposal.rows, spec.noise, position, self._chain.forbids,
+            *(proposal.wanted or spec.format), proposal.tree, drafts, proposal.attempt if drafts else 0,
+        )  # fmt: skip
 
     def _of_model(
         self,
@@ -223,10 +227,7 @@ class _Verification:
         owner: TargetSession,
         tokens: Sequence[int],
         cached: int,
-        candidates: Sequence[int],
-        rows: Sequence[CompressedRow] | None,
-        wanted: RowFormat | None = None,
-        tree: Tree = NO_TREE,
+        proposal: Proposal,
     ) -> None:
         self.sequence = owner._sequence
         self.numbers: BlockNumbers | None = None
@@ -234,7 +235,20 @@ class _Verification:
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
-        self._block = owner._block(candidates, rows, len(tokens), wanted, tree)
+        self._block = owner._block(len(tokens), proposal)
+        self._scores = proposal.scores
+
+    @property
+    def considered(self) -> int:
+        return len(self._block.candidates)
+
+    def scores(self) -> Sequence[float]:
+        return self._scores
+
+    def cut(self, count: int) -> None:
+        block = self._block
+        rows = None if block.rows is None else block.rows[:count]
+        self._block = replace(block, candidates=block.candidates[:count], rows=rows)
 
     def next_block(self) -> tuple[Sequence[int], int, Sequence[int]] | None:
         if self.numbers is not None:
@@ -271,20 +285,16 @@ class _Generation:
     """Token by token; runs on the engine's thread."""
 
     def __init__(
-        self,
-        owner: TargetSession,
-        tokens: Sequence[int],
-        cached: int,
-        max_tokens: int,
-        wanted: RowFormat | None = None,
+        self, owner: TargetSession, tokens: Sequence[int], cached: int, max_tokens: int, proposal: Proposal
     ) -> None:
+        """proposal: of nothing; how each token is asked for."""
         self.sequence = owner._sequence
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
         self._position = len(tokens)
         self._left = max_tokens
-        self._wanted = wanted
+        self._proposal = proposal
         self._feed: Sequence[int] | None = None
         self._started = False
 
@@ -297,7 +307,7 @@ class _Generation:
 
     @classmethod
     def receive_all(cls, works: Sequence[_Generation], logits: Sequence[Tensor]) -> Sequence[Token | Exception]:
-        blocks = [work._owner._block((), None, work._position, work._wanted) for work in works]
+        blocks = [work._owner._block(work._position, work._proposal) for work in works]
         results: list[Token | ValueError] = []
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += next_tokens(part, log_p)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
 from pydantic import Field
 
 from tandem.model_settings import ModelSettings
@@ -19,3 +22,16 @@ class TargetSettings(ModelSettings):
         min_length=1,
         description="Hugging Face id, folder, GGUF file or embedded:smollm2.",
     )
+    verify_budget: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        0,
+        description="Candidates that one step verifies, over all callers: the likeliest to be kept (TETRIS); the others"
+        " count as not submitted. 0 verifies all; auto those that are worth what they add to a step.",
+    )
+
+    def engine_options(self) -> dict[str, Any]:
+        options = super().engine_options()
+        weighs = self.verify_budget == "auto"
+        options["limits"] = replace(
+            options["limits"], candidates=0 if weighs else self.verify_budget, weighs_candidates=weighs
+        )
+        return options

@@ -93,7 +93,7 @@ def _together(
 ) -> list[_Result | ValueError]:
     """Computes for blocks that are alike together, brings everything back at once, and reads it."""
     found: list[_Result | ValueError | None] = [None] * len(blocks)
-    alike: dict[tuple[Rule, bool, int, bool], list[int]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     for index, (block, rows) in enumerate(zip(blocks, log_p, strict=True)):
         try:
             block.check(len(rows), rows.shape[-1])
@@ -101,7 +101,8 @@ def _together(
             found[index] = error
         else:
             measured = bool(block.rows) or block.rule.draws_residuals
-            alike.setdefault((block.rule, measured, block.max_entries, bool(len(block.tree))), []).append(index)
+            kind = block.rule, measured, block.max_entries, bool(len(block.tree)), block.drafts
+            alike.setdefault(kind, []).append(index)
     batches = [BlockBatch([blocks[at] for at in members], [log_p[at] for at in members]) for members in alike.values()]
     host = to_host([compute(batch) for batch in batches])
     for batch, members, columns in zip(batches, alike.values(), host, strict=True):
@@ -128,7 +129,7 @@ def target_tokens(rule: Rule, log_p: Tensor, noise: NoiseStream, position: int) 
 def _decoded(batch: BlockBatch) -> dict[str, Tensor]:
     """What `BlockBatch.tokens` takes, on the device."""
     if batch.rule.draws_residuals:
-        own = inverse_cdf(probabilities(batch.log_p), batch.uniforms(Purpose.TARGET))
+        own = inverse_cdf(batch.law(), batch.uniforms(Purpose.TARGET))
     else:
         own = _own(batch)
     return _positions(batch, own)
@@ -187,7 +188,7 @@ def _measured(p: Tensor, heads: Heads) -> dict[str, Tensor]:
 def _residuals(batch: BlockBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Own tokens [N] and corrections [M] under RATIO and BLOCK, and what else needs p in float64."""
     heads = batch.heads()
-    p = probabilities(batch.log_p)
+    p = batch.law()
     own = inverse_cdf(p, batch.uniforms(Purpose.TARGET))
     # Overwritten from here on: p has been drawn from, and a copy costs as much as all the rest.
     p = batch.of_candidates(p)

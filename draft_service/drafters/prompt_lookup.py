@@ -40,6 +40,9 @@ class PromptLookupSequence(ReadingSequence):
             for size in range(self._least, min(LONGEST, end) + 1):
                 self._ends[tuple(tokens[end - size : end])] = end
 
+    def _forget(self) -> None:
+        self._ends.clear()
+
     def _propose(self, tokens: Sequence[int], round_number: int, most: int) -> Iterator[Drawn]:
         for size in range(min(LONGEST, len(tokens) - 1), self._least - 1, -1):
             end = self._ends.get(tuple(tokens[-size:]))

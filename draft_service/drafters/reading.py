@@ -60,7 +60,8 @@ class ReadingDrafter:
 
 
 class ReadingSequence:
-    """One text; each of its tokens is looked at once. A subclass takes them in and proposes."""
+    """One text; each of its tokens is looked at once, where none is taken back. A subclass takes them in and
+    proposes."""
 
     def __init__(self, owner: ReadingDrafter, spec: SequenceSpec) -> None:
         self._owner = owner
@@ -70,6 +71,9 @@ class ReadingSequence:
     def _take_in(self, tokens: Sequence[int], read: int) -> None:
         """Looks at a text of which it has seen the first `read` tokens. On any thread, one at a time."""
         raise NotImplementedError
+
+    def _forget(self) -> None:
+        """What it knows by places in the text."""
 
     def _propose(self, tokens: Sequence[int], round_number: int, most: int) -> Iterator[Drawn]:
         """Up to `most` candidates, one after the other; ends where it has nothing to say. Whether it does may depend on
@@ -86,6 +90,9 @@ class ReadingSequence:
         foresees: bool = False,
     ) -> Candidates:
         started = time.perf_counter()
+        if cached < self._read:  # some of what it has seen was taken back
+            self._forget()
+            self._read = 0
         if len(tokens) - self._read > _MOST_AT_ONCE:
             await asyncio.to_thread(self._take_in, tokens, self._read)  # others are served meanwhile
         else:

@@ -50,6 +50,9 @@ class SuffixSequence(ReadingSequence):
                     self._automaton.append(token)
             self._automaton.append(tokens[index])
 
+    def _forget(self) -> None:
+        self._automaton, self._start = SuffixAutomaton(), 0
+
     def _propose(self, tokens: Sequence[int], round_number: int, most: int) -> Iterator[Drawn]:
         found, end = self._automaton.longest()
         if found < self._least:

@@ -33,6 +33,12 @@ def check_verified(
     check_place(verified.round, asked.round, verified.position, asked.block.position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
     size = len(asked.block.token_ids)
+    if verified.HasField("considered"):
+        if asked.block.parents:
+            raise MalformedAnswerError("it left off candidates of a tree")
+        if verified.considered >= size:
+            raise MalformedAnswerError(f"it left off some of {size} candidates and considered {verified.considered}")
+        size = verified.considered
     measured = size if asked.block.distributions else 0
     entries = _entries(opening, asked)
     _check_lengths(verified, size, measured, size + 1 if entries else 0)
@@ -42,7 +48,7 @@ def check_verified(
     _check_numbers(verified, most_entropy(vocabulary))
     if opening.verification in _MATCHING:
         of_places = [own[parent + 1] for parent in asked.block.parents] or own
-        _check_matches(asked.block.token_ids[:], of_places, corrections, verified.acceptance_probabilities[:])
+        _check_matches(asked.block.token_ids[:size], of_places, corrections, verified.acceptance_probabilities[:])
     if opening.HasField("log_probabilities") != verified.HasField("model"):
         raise MalformedAnswerError("log-probabilities of the model are missing, or were not asked for")
     if verified.HasField("model"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.stopping.costs import Recent
+from tandem.step_times import Recent
 from tandem.v1 import block_pb2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
+from orchestrator.blocks import first
 from tandem.block_limits import Limiter
 from tandem.v1 import block_pb2, draft_pb2
 
@@ -147,23 +148,13 @@ def cut(ahead: Ahead, limits: draft_pb2.DraftLimits) -> Cut:
     block, limiter = ahead.block, Limiter(limits)
     for index in range(min(len(block.token_ids), limits.max_tokens)):
         if limiter.refuses(block.entropies[index]):
-            return Cut(_first(block, index), True, True, draft_pb2.DRAFT_STOP_ENTROPY_BEFORE)
+            return Cut(first(block, index), True, True, draft_pb2.DRAFT_STOP_ENTROPY_BEFORE)
         is_last = ahead.stop in _FINAL and index + 1 == len(block.token_ids)
         stop = limiter.after(block.entropies[index], block.log_probabilities[index])
         if stop is not None and not is_last:
-            return Cut(_first(block, index + 1), True, True, stop)
+            return Cut(first(block, index + 1), True, True, stop)
     if limits.max_tokens < len(block.token_ids):
-        return Cut(_first(block, limits.max_tokens), True, True, draft_pb2.DRAFT_STOP_MAX_TOKENS)
+        return Cut(first(block, limits.max_tokens), True, True, draft_pb2.DRAFT_STOP_MAX_TOKENS)
     is_refused = ahead.refused_entropy is not None and limiter.refuses(ahead.refused_entropy)
     is_whole = len(block.token_ids) == limits.max_tokens or ahead.stop in _FINAL or is_refused
     return Cut(block, is_whole, is_whole or ahead.stop not in _OPEN, ahead.stop)
-
-
-def _first(block: block_pb2.Block, count: int) -> block_pb2.Block:
-    return block_pb2.Block(
-        position=block.position,
-        token_ids=block.token_ids[:count],
-        log_probabilities=block.log_probabilities[:count],
-        entropies=block.entropies[:count],
-        distributions=block.distributions[:count],
-    )

@@ -6,7 +6,7 @@
 from orchestrator.replicas.fit import FitsTarget, OneModel, identity, same_model
 from orchestrator.replicas.group import Connect, Group, plain
 from orchestrator.replicas.lease import Lease
-from orchestrator.replicas.pair import Pair
+from orchestrator.replicas.pair import MiddlePair, Pair
 from orchestrator.replicas.replica import Replica, State
 from orchestrator.replicas.resolve import Address, Lookup, system_lookup
 from orchestrator.replicas.search import Search
@@ -14,6 +14,6 @@ from orchestrator.replicas.service import BROKEN, DRAFT, NOT_TAKEN, TARGET, Serv
 
 __all__ = [
     "BROKEN", "DRAFT", "NOT_TAKEN", "TARGET", "Address", "Connect", "FitsTarget", "Group", "Lease", "Lookup",
-    "OneModel", "Pair", "Replica", "Search", "Service", "State", "identity", "is_for_callers", "plain", "same_model",
-    "system_lookup",
+    "MiddlePair", "OneModel", "Pair", "Replica", "Search", "Service", "State", "identity", "is_for_callers", "plain",
+    "same_model", "system_lookup",
 ]  # fmt: skip

@@ -135,3 +135,18 @@ async def _find_draft(drafts: Group, target: ModelInfo, timeout: float) -> Repli
 
 def _fits(draft: Replica, target: ModelInfo) -> bool:
     return draft.model is not None and fits(draft.model, target)
+
+
+class MiddlePair(Pair):
+    """The middle of a stack in the target's place, and the draft below it. A middle that is lost is not replaced: the
+    completion goes on without one."""
+
+    def __init__(self, middles: Group, drafts: Group, middle: Replica, draft: Replica | None) -> None:
+        super().__init__(Search(middles, 0.0), middles, drafts, Lease(middle), None if draft is None else Lease(draft))
+
+    def settle(self) -> None:
+        """Its text binds nobody."""
+
+    async def next_target(self, error: TandemError) -> None:
+        """Raises `error`."""
+        raise error

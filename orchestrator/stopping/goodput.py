@@ -33,9 +33,10 @@ from dataclasses import dataclass, field, replace
 from orchestrator.look_ahead.corrections import CorrectionShares
 from orchestrator.options import Option
 from orchestrator.stopping.base import LearnsTogether, Limits, RoundOutcome
-from orchestrator.stopping.costs import Costs, Recent
+from orchestrator.stopping.costs import Costs
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
 from orchestrator.trees.ranks import RankAcceptance
+from tandem.step_times import Recent
 
 # Before anything is known.
 _FIRST_LENGTH = 5

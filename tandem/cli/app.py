@@ -66,6 +66,7 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Orchestrator's port; 0 takes a free one.")] = 7000,
     draft_port: Annotated[int, typer.Option(min=0, max=65535, help="Draft service's port.")] = 7001,
     target_port: Annotated[int, typer.Option(min=0, max=65535, help="Target service's port.")] = 7002,
+    middle_port: Annotated[int, typer.Option(min=0, max=65535, help="Middle model's port.")] = 7003,
     http_port: Annotated[
         str, typer.Option(metavar="PORT|none", help="Orchestrator's port for HTTP: OpenAI's API and the playground.")
     ] = "7080",
@@ -74,6 +75,8 @@ def up(
     draft_model: flags.DraftModel = "embedded:smollm2-draft",
     draft_revision: flags.Revision = None,
     drafter: flags.Drafter = None,
+    middle_model: flags.MiddleModel = None,
+    verify_budget: flags.VerifyBudget = "0",
     dtype: flags.Dtype = "bfloat16",
     weights: flags.Weights = "auto",
     draft_weights: flags.DraftWeights = None,
@@ -84,7 +87,7 @@ def up(
         typer.Option(metavar="FILE", help="Ask callers for a key of this file (`tandem keys new`); no key if unset."),
     ] = None,
 ) -> None:
-    """Start the three services on this machine; Ctrl-C stops them, and so does the end of one of them.
+    """Start the services on this machine; Ctrl-C stops them, and so does the end of one of them.
 
     \b
     tandem up
@@ -92,6 +95,7 @@ def up(
     tandem up --target-model ./large --draft-model ./small
     tandem up --draft-model prompt-lookup
     tandem up --drafter stand+model    # what the target has said before; where that is nothing, the draft model
+    tandem up --target-model ./large --middle-model ./medium --draft-model ./small
     """
     layout = Layout(
         host=host,
@@ -110,6 +114,9 @@ def up(
         threads=threads,
         log_level=log_level,
         api_keys=api_keys,
+        middle_model=middle_model,
+        middle_port=middle_port,
+        verify_budget=verify_budget,
     )
     with termination_unwinds(), LocalServices(layout, show_logs=True) as services:
         check_models(services.endpoint)

@@ -46,6 +46,17 @@ Drafter = Annotated[
         " nothing to say. What --draft-model says if unset.",
     ),
 ]
+MiddleModel = Annotated[
+    str | None,
+    typer.Option(help="Model between draft and target: verifies the one, drafts for the other (HSD); none if unset."),
+]
+VerifyBudget = Annotated[
+    str,
+    typer.Option(
+        metavar="COUNT|auto",
+        help="Candidates that a step of the target verifies, over all callers; 0 for all, auto: what they are worth.",
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights of services started here: bfloat16, float32, auto.")]
 Weights = Annotated[

@@ -1,4 +1,4 @@
-"""The three services as processes of this machine: started together, stopped together."""
+"""The services as processes of this machine: started together, stopped together."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _STOP_SECONDS = 15.0
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What to start. Ports: 0 takes a free one. http_port: None serves no HTTP. draft_model: None starts no draft
-    service. drafter: what drafts, see `tandem.drafters`; None for what draft_model says.
+    service. drafter: what drafts, see `tandem.drafters`; None for what draft_model says. middle_model: None starts no
+    target service between draft and target.
 
     weights: of both models, see `load_model`; draft_weights: of the draft's, where they are others. tokenizer: model
     whose tokenizer is used, where it is not the target's. api_keys: file of those that callers are asked for; None for
-    nobody.
+    nobody. verify_budget: candidates that a step of the target verifies, as it takes them; 0 for all.
     """
 
     host: str = "127.0.0.1"
@@ -51,14 +52,18 @@ class Layout:
     log_level: str = "info"
     tokenizer: str | None = None
     api_keys: Path | None = None
+    middle_model: str | None = None
+    middle_port: int = 0
+    verify_budget: str = "0"
 
 
 class Service:
     """One child process that says its port once it listens, and stops when this process is gone."""
 
-    def __init__(self, module: str, flags: Sequence[str], *, log: Path | None) -> None:
-        """log: file for its stderr; None leaves it on this process's."""
-        self.module = module
+    def __init__(self, module: str, flags: Sequence[str], *, log: Path | None, label: str = "") -> None:
+        """log: file for its stderr; None leaves it on this process's. label: what it is told by from others of its
+        module."""
+        self.label = label or module
         self._log = log
         self.port = 0  # until it listens
         self.http_port = 0  # of one that has one
@@ -112,7 +117,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        return self.module.replace("_", " ")
+        return self.label.replace("_", " ")
 
     @property
     def process_id(self) -> int:
@@ -139,7 +144,7 @@ class Service:
 
 
 class LocalServices:
-    """The three services. As a context manager it stops them on every way out.
+    """The services. As a context manager it stops them on every way out.
 
     endpoint: HOST:PORT of the orchestrator. url: of its HTTP face; empty where there is none.
     """
@@ -169,7 +174,7 @@ class LocalServices:
 
     @property
     def ports(self) -> dict[str, int]:
-        return {service.module: service.port for service in self._services}
+        return {service.label: service.port for service in self._services}
 
     @property
     def process_ids(self) -> list[int]:
@@ -196,13 +201,15 @@ class LocalServices:
         model_flags = ["--dtype", layout.dtype]
         if layout.threads is not None:
             model_flags += ["--threads", str(layout.threads)]
-        if layout.draft_model is not None and _share_cores(layout.threads):
+        models = 1 + (layout.draft_model is not None) + (layout.middle_model is not None)
+        if models > 1 and _share_cores(layout.threads, models):
             assert self._folder is not None
             model_flags += ["--turns", f"{self._folder.name}/turns"]
         self._say("loading the models")
         target = self._spawn(
             "target_service",
             [*common, *model_flags, "--weights", layout.weights, "--port", str(layout.target_port)]
+            + ["--verify-budget", layout.verify_budget]
             + _model(layout.target_model, layout.target_revision),
         )
         draft = None
@@ -215,6 +222,14 @@ class LocalServices:
                 + _model(layout.draft_model, layout.draft_revision)
                 + _for_target(layout),
             )
+        middle = None
+        if layout.middle_model is not None:
+            middle = self._spawn(
+                "target_service",
+                [*common, *model_flags, "--weights", layout.weights, "--port", str(layout.middle_port)]
+                + _model(layout.middle_model, None),
+                label="middle_service",
+            )
         self._wait_until_ready()
         self._say("starting the orchestrator")
         reach = "127.0.0.1" if layout.host in ("0.0.0.0", "::") else layout.host
@@ -222,6 +237,7 @@ class LocalServices:
         http_port = "none" if layout.http_port is None else str(layout.http_port)
         flags = [*common, "--port", str(layout.port), "--http-port", http_port, "--target", f"{reach}:{target.port}"]
         flags += ["--draft", f"{reach}:{draft.port}" if draft is not None else "none"]
+        flags += ["--middle", f"{reach}:{middle.port}" if middle is not None else "none"]
         flags += ["--tokenizer", layout.tokenizer or layout.target_model]
         if layout.target_revision is not None and layout.tokenizer is None:
             flags += ["--tokenizer-revision", layout.target_revision]
@@ -240,12 +256,12 @@ class LocalServices:
             for service in select.select(waiting, [], [])[0]:
                 service.read_port()
 
-    def _spawn(self, module: str, flags: list[str]) -> Service:
+    def _spawn(self, module: str, flags: list[str], label: str = "") -> Service:
         assert self._folder is not None
-        log = None if self._show_logs else Path(self._folder.name) / f"{module}.log"
+        log = None if self._show_logs else Path(self._folder.name) / f"{label or module}.log"
         # A signal between the start of a process and the note of it would leave it running.
         with signals_wait():
-            service = Service(module, flags, log=log)
+            service = Service(module, flags, log=log, label=label)
             self._services.append(service)
         return service
 
@@ -282,6 +298,8 @@ def _check_ports(layout: Layout) -> None:
     ports = {"--port": layout.port, "--target-port": layout.target_port}
     if layout.draft_model is not None:
         ports["--draft-port"] = layout.draft_port
+    if layout.middle_model is not None:
+        ports["--middle-port"] = layout.middle_port
     if layout.http_port is not None:
         ports["--http-port"] = layout.http_port
     for flag, port in ports.items():
@@ -294,10 +312,10 @@ def _check_ports(layout: Layout) -> None:
             raise CliError(str(error)) from error
 
 
-def _share_cores(threads: int | None) -> bool:
-    """Whether draft and target compute on the same cores, if they compute on a CPU."""
+def _share_cores(threads: int | None, models: int) -> bool:
+    """Whether so many models compute on the same cores, if they compute on a CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads is None or 2 * threads > cores
+    return threads is None or models * threads > cores
 
 
 def _for_target(layout: Layout) -> list[str]:

@@ -76,6 +76,22 @@ class LookAhead:
     hidden_microseconds: int
 
 
+@mirrors(completion_pb2.MiddleReport)
+@dataclass(frozen=True, slots=True)
+class Middle:
+    """What the middle model of a stack did.
+
+    drafted_tokens, accepted_tokens: of the draft below it; plain_tokens: what it made without one; draft_failures:
+    times that the draft was not there.
+    """
+
+    verify_steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    plain_tokens: int
+    draft_failures: int
+
+
 @mirrors(completion_pb2.SpeculationReport)
 @dataclass(frozen=True, slots=True)
 class Speculation:
@@ -85,7 +101,8 @@ class Speculation:
     distribution was in force; lossy_tokens: those that it let through; lossy_charge: a bound on how far the law of the
     text may be from the target's. accepted_at[i]: rounds in which candidate i was accepted. thresholds: at the end, by
     name. draft_failures: times that there was no draft and the target went on alone; plain_tokens: what it made alone.
-    look_ahead: None where nothing was to be drafted ahead.
+    look_ahead: None where nothing was to be drafted ahead. unsubmitted_tokens: candidates beside `drafted_tokens` that
+    a target with a budget did not verify. middle: None without a middle model.
     """
 
     stop_rule: str
@@ -105,6 +122,8 @@ class Speculation:
     draft_failures: int
     plain_tokens: int
     look_ahead: LookAhead | None
+    unsubmitted_tokens: int
+    middle: Middle | None
 
 
 @mirrors(completion_pb2.Finish)

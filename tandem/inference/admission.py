@@ -44,12 +44,15 @@ class EngineLimits:
     """max_sequences: open ones. max_queue: open ones of which nothing has been run yet. step_tokens: tokens of a step
     that prompts may fill up; None for 2,048 on CUDA and 24 per thread on a CPU, which keeps such a step short.
     ahead_rows: tokens of a step up to which it is filled with what nobody has asked for; None for 16 on CUDA and none
-    on a CPU, whose time others may want."""
+    on a CPU, whose time others may want. candidates: of verify blocks in a step, over all sequences; 0 for
+    no bound. weighs_candidates: whether they are bounded by what they cost of measured steps instead."""
 
     max_sequences: int = 256
     max_queue: int = 64
     step_tokens: int | None = None
     ahead_rows: int | None = None
+    candidates: int = 0
+    weighs_candidates: bool = False
 
 
 class Admission:

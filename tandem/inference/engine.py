@@ -201,6 +201,12 @@ class Engine:
         no such work."""
         return self._scheduler.budget.ahead_rows
 
+    @property
+    def chooses(self) -> bool:
+        """Whether a step may leave candidates off."""
+        budget = self._scheduler.budget
+        return budget.weighs or budget.candidates > 0
+
     def call(self, function: Callable[[], None]) -> None:
         """Calls `function` on the engine's thread, between two steps, in the order of all that is submitted. Where the
         engine has been closed it may never be called."""
@@ -395,6 +401,7 @@ class Engine:
         self._prefilled_tokens += prefilled
         if not has_prompts:
             self._rhythm.stepped(len(chunks), seconds)
+            self._scheduler.stepped(tokens, seconds)
         receive(jobs, outcomes, seconds)
         self._jobs.drop_ended()
         if self._observer is not None:
@@ -443,4 +450,5 @@ def _budget(runner: ModelRunner, limits: EngineLimits, threads: int) -> Budget:
     ahead = limits.ahead_rows
     if ahead is None:
         ahead = _AHEAD_ROWS if loaded.device.type == "cuda" else 0
-    return Budget(tokens, rows=max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size)), ahead_rows=ahead)
+    rows = max(1, _LOGITS_BYTES // (4 * loaded.vocabulary_size))
+    return Budget(tokens, rows, ahead, limits.candidates, limits.weighs_candidates)

@@ -11,12 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tandem.inference.blocks import BlockPool
+from tandem.inference.choosing import choose, weigh
 from tandem.inference.runner import Chunk
 from tandem.inference.sequence import Sequence
 from tandem.inference.table import BLOCK_SIZE
+from tandem.step_times import StepTimes
 
 # A block of that many tokens more than it wants rows is a prompt, or what had to give way and comes back.
 _MOST_CATCHING_UP = BLOCK_SIZE
@@ -34,28 +36,41 @@ class Budget:
     """tokens: of a step; decode and verify blocks may exceed it, prompts get what they leave and a little at least.
 
     rows: most rows of logits in a step, which bounds the memory that they take. ahead_rows: tokens of a step up to
-    which it is filled with what nobody has asked for, where one sequence is in use.
+    which it is filled with what nobody has asked for, where one sequence is in use. candidates: of verify blocks in a
+    step, over all sequences; 0 for no bound. weighs: whether they are bounded by what they cost instead.
     """
 
     tokens: int
     rows: int
     ahead_rows: int = 0
+    candidates: int = 0
+    weighs: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Task:
     """Tokens of one sequence that are to be run: all that it misses, `rows` rows of logits at the end.
 
-    worth: who goes first of what nobody has asked for, larger before smaller; None for what was asked for.
+    worth: who goes first of what nobody has asked for, larger before smaller; None for what was asked for. scores: of
+    the last tokens, as many of them as may be left off from the end; never rising.
     """
 
     sequence: Sequence
     rows: int
     worth: float | None = None
+    scores: list[float] = field(default_factory=list)
 
     @property
     def is_prefill(self) -> bool:
         return self.sequence.missing > self.rows + _MOST_CATCHING_UP
+
+    def cut(self, kept: int) -> None:
+        """Leaves off all but the first `kept` of the tokens that have scores."""
+        dropped = len(self.scores) - kept
+        if dropped:
+            self.sequence.truncate(self.sequence.length - dropped)
+            self.rows -= dropped
+            del self.scores[kept:]
 
 
 class Scheduler:
@@ -68,6 +83,7 @@ class Scheduler:
         self._pool = pool
         self._sequences: dict[int, Sequence] = {}
         self._step = 0
+        self._times = StepTimes()
 
     def add(self, sequence: Sequence) -> None:
         self._sequences[sequence.number] = sequence
@@ -92,6 +108,8 @@ class Scheduler:
         for task in tasks:
             self._match(task)
             task.sequence.last_used = time.monotonic()
+        if self.budget.candidates or self.budget.weighs:
+            self._choose(tasks)
         plan = _Plan(self.budget)
         busy = {task.sequence.number for task in tasks}
         # Who was served longest ago goes first among those of one priority, where not all fit.
@@ -107,6 +125,26 @@ class Scheduler:
         for task, _ in plan.chunks:
             task.sequence.last_step = self._step
         return plan.chunks
+
+    def stepped(self, tokens: int, seconds: float) -> None:
+        """What a step took that had no prompts in it."""
+        if self.budget.weighs:
+            self._times.add(tokens, seconds)
+
+    def _choose(self, tasks: Seq[Task]) -> None:
+        """Cuts blocks to the candidates that the budget holds. What has more to take in first is not held to it: it is
+        run over several steps, and was preempted or begins."""
+        blocks = [task for task in tasks if task.scores and not task.is_prefill]
+        scores = [task.scores for task in blocks]
+        if not self.budget.weighs:
+            kept = choose(scores, self.budget.candidates)
+        elif self._times.is_known:
+            served = [task.sequence.missing - len(task.scores) for task in tasks if not task.is_prefill]
+            kept = weigh(scores, sum(served), len(served), self._times)
+        else:
+            return
+        for task, count in zip(blocks, kept, strict=True):
+            task.cut(count)
 
     def _fill(self, plan: _Plan, ahead: Seq[Task]) -> None:
         """Adds what nobody has asked for, as far as there is room without anybody's giving way."""

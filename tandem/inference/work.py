@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -66,6 +66,21 @@ class Work(Protocol):
         ...
 
 
+@runtime_checkable
+class CuttableWork(Work, Protocol):
+    """A work whose blocks end with candidates: an engine with a budget of them runs the best ones of all works."""
+
+    def scores(self) -> Seq[float]:
+        """Of the candidates of the block that `next_block` has just given, its last tokens: larger ones go first. Never
+        rising within a block."""
+        ...
+
+    def cut(self, count: int) -> None:
+        """Only the first `count` candidates of that block have been run, and the others are not part of it: there are
+        as many rows of logits fewer. Called before `receive_all`, where not all were."""
+        ...
+
+
 class SingleWork:
     """Base of works that take their logits one by one, through `receive`."""
 
@@ -114,6 +129,7 @@ class Job:
         self.ended = False
         self.task: Task | None = None
         self.length_before = 0
+        self._candidates = 0  # of the block
         self.items: asyncio.Queue[tuple[Any, Timing] | BaseException | None] = asyncio.Queue()
         self._sent = self._taken = 0  # each counted on one thread
         self._loop = loop
@@ -141,10 +157,15 @@ class Job:
         """Starts on a block of its work."""
         self.length_before = self.sequence.length
         self.sequence.extend(token_ids, parents)
-        self.task = Task(self.sequence, rows, self.worth)
+        scores = list(self.work.scores()) if isinstance(self.work, CuttableWork) else []
+        self._candidates = len(scores)
+        self.task = Task(self.sequence, rows, self.worth, scores)
 
     def complete(self) -> None:
         """The block has been run."""
+        if self.task is not None and len(self.task.scores) < self._candidates:
+            assert isinstance(self.work, CuttableWork)
+            self.work.cut(len(self.task.scores))
         self.task = None
 
     def give_up(self, error: Exception) -> None:

@@ -903,6 +903,8 @@ class SpeculationReport(_message.Message):
     DRAFT_FAILURES_FIELD_NUMBER: _builtins.int
     PLAIN_TOKENS_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FIELD_NUMBER: _builtins.int
+    UNSUBMITTED_TOKENS_FIELD_NUMBER: _builtins.int
+    MIDDLE_FIELD_NUMBER: _builtins.int
     stop_rule: _builtins.str
     """Stop rule used: a name as in the policy; `off` without speculation."""
     accept_rule: _builtins.str
@@ -931,6 +933,11 @@ class SpeculationReport(_message.Message):
     """Times that a draft failed or was not there; the target went on alone."""
     plain_tokens: _builtins.int
     """Tokens that the target made alone: the first, and those of plain decoding."""
+    unsubmitted_tokens: _builtins.int
+    """Candidates that were drafted and not verified, since the target's budget of a
+    step went to likelier ones of others. Not part of `drafted_tokens`. 0 where
+    the target has no such budget.
+    """
     @_builtins.property
     def accepted_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """accepted_at[i]: verifications in which candidate i was accepted."""
@@ -950,6 +957,12 @@ class SpeculationReport(_message.Message):
     @_builtins.property
     def look_ahead(self) -> Global___LookAheadReport:
         """What was drafted ahead; unset where nothing was to be."""
+
+    @_builtins.property
+    def middle(self) -> Global___MiddleReport:
+        """Rounds between the draft and the middle model; unset where the completion had
+        no middle model.
+        """
 
     def __init__(
         self,
@@ -971,14 +984,56 @@ class SpeculationReport(_message.Message):
         draft_failures: _builtins.int = ...,
         plain_tokens: _builtins.int = ...,
         look_ahead: Global___LookAheadReport | None = ...,
+        unsubmitted_tokens: _builtins.int = ...,
+        middle: Global___MiddleReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["look_ahead", b"look_ahead", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["look_ahead", b"look_ahead", "middle", b"middle", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "look_ahead", b"look_ahead", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "plain_tokens", b"plain_tokens", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "verify_steps", b"verify_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_rule", b"accept_rule", "accepted_at", b"accepted_at", "accepted_tokens", b"accepted_tokens", "draft_acceptance_rate", b"draft_acceptance_rate", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "full_rows", b"full_rows", "look_ahead", b"look_ahead", "lossy", b"lossy", "lossy_charge", b"lossy_charge", "lossy_tokens", b"lossy_tokens", "mean_acceptance_length", b"mean_acceptance_length", "middle", b"middle", "plain_tokens", b"plain_tokens", "stop_rule", b"stop_rule", "thresholds", b"thresholds", "time", b"time", "unsubmitted_tokens", b"unsubmitted_tokens", "verify_steps", b"verify_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SpeculationReport: _TypeAlias = SpeculationReport  # noqa: Y015
+
+@_typing.final
+class MiddleReport(_message.Message):
+    """What a middle model did: it verified a draft's candidates, or decoded alone, to
+    propose what it made to the target.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFY_STEPS_FIELD_NUMBER: _builtins.int
+    DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PLAIN_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFT_FAILURES_FIELD_NUMBER: _builtins.int
+    verify_steps: _builtins.int
+    """Verifications of a block with candidates."""
+    drafted_tokens: _builtins.int
+    """Candidates that it verified."""
+    accepted_tokens: _builtins.int
+    """Of those, accepted by it."""
+    plain_tokens: _builtins.int
+    """Tokens that it made without a draft."""
+    draft_failures: _builtins.int
+    """Times that the draft below it failed or was not there."""
+    def __init__(
+        self,
+        *,
+        verify_steps: _builtins.int = ...,
+        drafted_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+        plain_tokens: _builtins.int = ...,
+        draft_failures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_failures", b"draft_failures", "drafted_tokens", b"drafted_tokens", "plain_tokens", b"plain_tokens", "verify_steps", b"verify_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MiddleReport: _TypeAlias = MiddleReport  # noqa: Y015
 
 @_typing.final
 class LookAheadReport(_message.Message):

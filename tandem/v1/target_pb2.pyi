@@ -89,6 +89,7 @@ class VerifyOpen(_message.Message):
     GRAMMAR_END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request in logs; may be empty."""
     verification: _sampling_pb2.VerificationRule.ValueType
@@ -108,6 +109,14 @@ class VerifyOpen(_message.Message):
     log_probabilities: _builtins.int
     """Send log-probabilities of the model itself, before the sampling chain, and
     so many of the likeliest tokens of each position; at most 20. Unset: none.
+    """
+    drafts: _builtins.bool
+    """What is emitted here is verified by another model, for which this one is a
+    draft. Under ratio and block rules p is then cut to `format.max_entries`,
+    which must be at least 1, renormalised and rounded before anything is
+    verified against it or drawn from it, so that what is sent of it is the law
+    of the text; and draws carry the round, since a position may be drawn again.
+    Changes nothing under the others.
     """
     @_builtins.property
     def handshake(self) -> _model_pb2.Handshake:
@@ -160,10 +169,11 @@ class VerifyOpen(_message.Message):
         grammar_end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         priority: _builtins.int = ...,
         log_probabilities: _builtins.int | None = ...,
+        drafts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "format", b"format", "grammar", b"grammar", "handshake", b"handshake", "log_probabilities", b"log_probabilities", "random_key", b"random_key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "format", b"format", "grammar", b"grammar", "grammar_end_token_ids", b"grammar_end_token_ids", "handshake", b"handshake", "log_probabilities", b"log_probabilities", "min_tokens", b"min_tokens", "priority", b"priority", "prompt_length", b"prompt_length", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities", "drafts", b"drafts", "format", b"format", "grammar", b"grammar", "grammar_end_token_ids", b"grammar_end_token_ids", "handshake", b"handshake", "log_probabilities", b"log_probabilities", "min_tokens", b"min_tokens", "priority", b"priority", "prompt_length", b"prompt_length", "prompt_token_ids", b"prompt_token_ids", "random_key", b"random_key", "request_id", b"request_id", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
@@ -383,10 +393,18 @@ class VerifiedBlock(_message.Message):
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    CONSIDERED_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round that this answers."""
     position: _builtins.int
     """Absolute position of the first candidate."""
+    considered: _builtins.int
+    """Candidates that were considered, from the block's start, where a budget of
+    the step went to likelier ones of other sequences; less than the block has,
+    and may be 0. All columns are of a block of so many candidates; the others
+    count as never submitted: `kept` of the next message is at most this many.
+    Unset: all of them.
+    """
     @_builtins.property
     def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """(n) Probability in [0, 1] with which the exact rule accepts the candidate:
@@ -488,12 +506,15 @@ class VerifiedBlock(_message.Message):
         distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
         timing: _block_pb2.Timing | None = ...,
         model: Global___ModelLogProbabilities | None = ...,
+        considered: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_considered", b"_considered", "considered", b"considered", "model", b"model", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_probabilities", b"acceptance_probabilities", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "model", b"model", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_considered", b"_considered", "acceptance_probabilities", b"acceptance_probabilities", "considered", b"considered", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "model", b"model", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__considered: _TypeAlias = _typing.Literal["considered"]  # noqa: Y015
+    _WhichOneofArgType__considered: _TypeAlias = _typing.Literal["_considered", b"_considered"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__considered) -> _WhichOneofReturnType__considered | None: ...
 
 Global___VerifiedBlock: _TypeAlias = VerifiedBlock  # noqa: Y015
 

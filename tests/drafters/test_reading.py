@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -74,6 +76,25 @@ async def test_a_bounded_automaton_knows_the_last_half_of_its_tokens(most: int) 
             assert found.token_ids == (await whole.draft(text[:end], end, end, limits)).token_ids
         kept = text[end - len(bounded._automaton) : end]
         assert found.token_ids == (await drafted(SuffixDrafter(), kept, 4)).token_ids
+
+
+@pytest.mark.parametrize("make", [PromptLookupDrafter, SuffixDrafter, partial(SuffixDrafter, most_tokens=40)])
+async def test_what_was_taken_back_of_a_text_is_forgotten(make: Callable[[], ReadingDrafter]) -> None:
+    """The text grows, is cut, and goes on otherwise; each time the proposal is that of a sequence of just this text."""
+    chance = random.Random(5)
+    sequence, text = await make().open(spec()), [1, 2, 3]
+    limits = draft_pb2.DraftLimits(max_tokens=6)
+    same, found = len(text), 0
+    for number in range(120):
+        block = await sequence.draft(text, same, number, limits)
+        fresh = await (await make().open(spec())).draft(text, 0, number, limits)
+        if len(text) <= 40:  # a bounded one may have begun anew at another place
+            assert block.token_ids == fresh.token_ids
+        found += len(block.token_ids)
+        del text[max(3, len(text) - chance.choice([0, 0, 1, 4, 9])) :]
+        same = len(text)
+        text += [chance.randrange(3) for _ in range(chance.randint(1, 6))]
+    assert found > 120 and len(text) > 40
 
 
 async def test_a_copied_candidate_comes_with_a_point_mass_and_an_end_token_ends_the_block() -> None:

@@ -113,6 +113,9 @@ BLOCKS: dict[str, Change] = {
     "more passes than sequences": lambda a: setattr(a.timing, "steps", 3),
     "sequences without tokens": lambda a: setattr(a.timing, "step_tokens", 1),
     "a time of ages": lambda a: setattr(a.timing, "compute_microseconds", 2**63),
+    "all considered, as if some were not": lambda a: setattr(a, "considered", 2),
+    "more considered than there are": lambda a: setattr(a, "considered", 3),
+    "one considered, and numbers of two": lambda a: setattr(a, "considered", 1),
 }
 
 
@@ -121,6 +124,29 @@ def test_a_verified_block_that_cannot_be_is_refused(name: str) -> None:
     opening, asked, answer = verified()
     BLOCKS[name](answer)
     with pytest.raises(MalformedAnswerError):
+        check_verified(opening, asked, answer)
+
+
+def test_a_block_of_which_one_candidate_was_considered_has_numbers_of_that_one() -> None:
+    opening, asked, answer = verified()
+    opening.ClearField("log_probabilities")
+    answer.ClearField("model")
+    answer.considered = 1
+    for field, value in answer.ListFields():
+        if field.is_repeated:
+            del value[-1:]
+    check_verified(opening, asked, answer)
+    answer.acceptance_probabilities[0] = 0
+    with pytest.raises(MalformedAnswerError, match="rejects what is"):
+        check_verified(opening, asked, answer)
+
+
+def test_a_tree_of_which_not_all_was_considered_is_refused() -> None:
+    opening, asked, answer = verified()
+    asked.block.parents[:] = [-1, 0]
+    check_verified(opening, asked, answer)
+    answer.considered = 1
+    with pytest.raises(MalformedAnswerError, match="of a tree"):
         check_verified(opening, asked, answer)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from orchestrator.target_laws import TargetLaws
 from tandem.v1.distribution_pb2 import CompressedDistribution
 
@@ -31,3 +33,33 @@ def test_of_many_the_last_ones_are_told() -> None:
     for name in range(1000):
         waiting.add(laws(name), 1)
     assert waiting.take() == laws(*range(744, 1000))
+
+
+@pytest.mark.parametrize(
+    ("length", "now", "left"),
+    [
+        (2, 3, (1, 2, 3)),  # what came in the place of the third is judged by the same law
+        (2, 2, (1, 2)),
+        (4, 4, (1, 2, 3, 4)),
+        (0, 1, (1,)),
+        (4, 5, ()),  # nothing was said where the fifth came
+        (2, 4, ()),
+    ],
+)
+def test_of_a_text_that_is_taken_back_those_that_still_hold_are_told(
+    length: int, now: int, left: tuple[int, ...]
+) -> None:
+    waiting = TargetLaws()
+    waiting.add(laws(1, 2, 3, 4), 4)
+    waiting.rewind(length, 4, now)
+    waiting.add(laws(9), 1)
+    assert waiting.take() == laws(*left, 9)
+
+
+def test_of_those_that_were_told_already_none_is_taken_back() -> None:
+    waiting = TargetLaws()
+    waiting.add(laws(1, 2), 2)
+    waiting.take()
+    waiting.add(laws(3), 1)
+    waiting.rewind(1, 3, 2)
+    assert waiting.take() == []

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from orchestrator.limits_message import limits_message
 from orchestrator.stopping import Experience, Goodput, Limits, RoundCosts, RoundOutcome
-from orchestrator.stopping.costs import Costs, StepTimes
+from orchestrator.stopping.costs import Costs
 from orchestrator.stopping.expectation import AcceptanceCurve, OwnCurve, knots
 from tandem.block_limits import Limiter
+from tandem.step_times import StepTimes
 
 LENGTHS = (1, 2, 3, 5, 8, 12, 20)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from orchestrator.policy import build_accept_rule, build_stop_rule
+from orchestrator.policy import accept_name, build_accept_rule, build_stop_rule
 from tandem.policies import ACCEPT_RULES, STOP_RULES, policy_from_names
 from tandem.rpc.errors import TandemError
 from tandem.v1.policy_pb2 import AcceptPolicy, StopPolicy
@@ -34,6 +34,14 @@ def test_the_rules_have_their_names() -> None:
         assert stop(name).name == name
     for name in ACCEPT_RULES:
         assert accept(name, threshold=0.2 if name == "jsd" else None).name == name
+
+
+def test_an_accept_rule_is_known_by_its_name_before_it_is_built() -> None:
+    for name in ACCEPT_RULES:
+        asked = policy_from_names(accept=name, threshold=0.2 if name == "jsd" else None).accept
+        assert accept_name(asked) == name
+    assert accept_name(AcceptPolicy()) == "adasd"
+    assert accept_name(policy_from_names(accept="named:adasd-kde").accept) == "adasd-kde"
 
 
 def test_unset_rules_are_adasd_with_the_rules_own_defaults() -> None:

@@ -276,6 +276,17 @@ async def off_drafts_nothing(services: Trio) -> None:
     assert (await report(services, policy_pb2.SpeculationPolicy())).drafted_tokens > 0
 
 
+@covers("speculation.stack")
+async def stack_is_served_or_refused(services: Trio) -> None:
+    rules = policy("fixed", "exact")
+    rules.stack = policy_pb2.STACK_DRAFT
+    assert (await report(services, rules)).drafted_tokens > 0
+    for stack in (policy_pb2.STACK_MIDDLE, policy_pb2.STACK_BOTH):  # without a middle model; with one: test_stack.py
+        rules.stack = stack
+        error = await services.refusal(make_request(PROMPT, speculation=rules, max_tokens=4))
+        assert (error.reason, error.field) == ("NOT_SUPPORTED", "speculation.stack")
+
+
 @covers("speculation.look_ahead")
 async def nothing_is_foreseen_where_0_outcomes_may_be(services: Trio) -> None:
     rules = policy("fixed", "exact")

@@ -54,11 +54,11 @@ class _Engine:
 
 
 def verification(each: Session) -> target._Verification:
-    return target._Verification(target_session(each), each.prompt, 0, each.candidates, each.rows)
+    return target._Verification(target_session(each), each.prompt, 0, target.Proposal(each.candidates, each.rows))
 
 
 def generation(each: Session) -> target._Generation:
-    return target._Generation(target_session(each), each.prompt, 0, 100)
+    return target._Generation(target_session(each), each.prompt, 0, 100, target.Proposal())
 
 
 def target_session(each: Session) -> TargetSession:

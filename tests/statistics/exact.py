@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from unittest import mock
 
@@ -87,11 +87,15 @@ def emitted_law(
     *,
     check: Verifier | None = None,
     drawn: Callable[[int], Tensor] | None = None,
+    submitted: Callable[[int, tuple[int, ...]], tuple[int, ...]] | None = None,
+    proposed: Callable[[int], Iterable[tuple[tuple[int, ...], float]]] | None = None,
 ) -> Tensor:
     """Joint law [V] * length of the first tokens after `start`, over as many rounds as they take.
 
     check: what verifies, where its knowledge of blocks is to be shared; it must be of this rule and pair. drawn: the
-    law that the draft draws from after a state, where it is not the one that it sends (a mutant).
+    law that the draft draws from after a state, where it is not the one that it sends (a mutant). submitted: what is
+    verified of a block after a state; all of it unless given. proposed: blocks after a state and their chances, where
+    they come about otherwise than by `drafting`.
     """
     pair = drafting.pair
     check = check or Verifier(rule, pair)
@@ -99,11 +103,13 @@ def emitted_law(
     @functools.cache
     def blocks(state: int) -> tuple[tuple[tuple[int, ...], float], ...]:
         found: dict[tuple[int, ...], float] = {}
-        for block, chance in leaves(drafting.tree(state), pair):
+        for block, chance in leaves(drafting.tree(state), pair) if proposed is None else proposed(state):
             if drawn is not None:
                 chance = 1.0
                 for before, token in zip((state, *block), block, strict=False):
                     chance *= float(drawn(before)[token])
+            if submitted is not None:
+                block = submitted(state, block)
             found[block] = found.get(block, 0.0) + chance
         return tuple(found.items())
 

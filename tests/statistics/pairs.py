@@ -38,6 +38,11 @@ class Pair:
         """What the draft draws from after `state`: float64 [V]."""
         return self._q[state]
 
+    @staticmethod
+    def law_of(row: CompressedRow, size: int) -> Tensor:
+        """What a row stands for: float64 [V]."""
+        return torch.zeros(size, dtype=torch.float64).index_copy(0, *law(row))
+
     def joint(self, start: int, length: int) -> Tensor:
         """The target's own law of the next `length` tokens: float64 [V] * length."""
         found = self.p[start]

@@ -140,7 +140,9 @@ class _Stream:
             try:
                 opened = draft_pb2.DraftOpened(model=self._service._drafter.info)
                 await self.out.put(draft_pb2.DraftResponse(opened=opened))
-                progress = Progress(list(spec.tokens), self._service._vocabulary_size, self._service._most_tokens)
+                progress = Progress(
+                    list(spec.tokens), self._service._vocabulary_size, self._service._most_tokens, spec.prompt_length
+                )
                 asked = DraftStream(sequence, progress, session, lambda: None)
                 async for request in self._requests:
                     await self._stop_looking(is_rows=request.HasField("rows"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -109,12 +110,15 @@ async def trio(
     caller_tls: ClientTls | None = None,
     serve_target: Callable[..., Any] = TargetServicer,
     serve_draft: Callable[..., Any] = DraftServicer,
+    middle: LoadedModel | None = None,
+    serve_middle: Callable[..., Any] = TargetServicer,
     **settings: object,
 ) -> AsyncGenerator[Trio]:
     """Starts all that is needed and stops it.
 
     draft_address: what to take for a draft where none is started. tls: of all three; caller_tls: of `stub`.
-    serve_target, serve_draft: what makes their servicers. settings: of the orchestrator.
+    serve_target, serve_draft, serve_middle: what makes their servicers. middle: of a stack; None for none. settings: of
+    the orchestrator.
     """
     told = telemetry or Telemetries()
     async with AsyncExitStack() as stack:
@@ -146,14 +150,29 @@ async def trio(
                 draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer, "tandem.v1.DraftService"
             )
             await stack.enter_async_context(draft_server)
+        middle_address = "none"
+        if middle is not None:
+            between = serve_model(middle, tokenizer, "tiny-middle")
+            between.engine.start()
+            stack.push_async_callback(between.engine.close)
+            middle_server = Server(tls=tls)
+            middle_server.add(
+                target_pb2_grpc.add_TargetServiceServicer_to_server,
+                serve_middle(between.engine, model_info(between), between.grammars),
+                "tandem.v1.TargetService",
+            )
+            await stack.enter_async_context(middle_server)
+            middle_address = middle_server.address
         configured = OrchestratorSettings(
             target=target_server.address,
+            middle=middle_address,
             draft=draft_server.address if draft_server else draft_address,
             **{"connect_timeout_seconds": 2.0, "draft_patience_seconds": 5.0, **settings},
         )
         upstream = Upstream(
             configured.target,
             configured.draft,
+            configured.middle,
             connect_timeout_seconds=configured.connect_timeout_seconds,
             target_patience_seconds=configured.target_patience_seconds,
             target_timeout_seconds=configured.target_timeout_seconds,
@@ -168,6 +187,8 @@ async def trio(
         completions = Completions(tokenizer, upstream, configured, told.orchestrator)
         await stack.enter_async_context(completion_service(orchestrator, completions, upstream))
         await stack.enter_async_context(orchestrator)
+        while middle is not None and not upstream.count("middle", "ready"):
+            await asyncio.sleep(0.01)
         if caller_tls is None:
             channel = grpc.aio.insecure_channel(orchestrator.address)
         else:
