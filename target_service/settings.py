@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -22,8 +22,9 @@ class TargetSettings(ModelSettings):
         min_length=1,
         description="Hugging Face id, folder, GGUF file or embedded:smollm2.",
     )
-    verify_budget: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        0,
+    verify_budget: str = Field(
+        "0",
+        pattern=r"^(auto|[0-9]{1,9})$",
         description="Candidates that one step verifies, over all callers: the likeliest to be kept (TETRIS); the others"
         " count as not submitted. 0 verifies all; auto those that are worth what they add to a step.",
     )
@@ -32,6 +33,6 @@ class TargetSettings(ModelSettings):
         options = super().engine_options()
         weighs = self.verify_budget == "auto"
         options["limits"] = replace(
-            options["limits"], candidates=0 if weighs else self.verify_budget, weighs_candidates=weighs
+            options["limits"], candidates=0 if weighs else int(self.verify_budget), weighs_candidates=weighs
         )
         return options

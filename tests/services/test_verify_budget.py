@@ -39,7 +39,6 @@ async def texts(
 @pytest.mark.parametrize(
     ("accept", "sampling", "ahead"),
     [
-        ("exact", {"temperature": 0.0}, None),
         ("exact", {"temperature": 0.0}, AHEAD),
         ("coupled", {"temperature": 0.8}, AHEAD),
     ],
@@ -52,7 +51,7 @@ async def test_eight_callers_get_the_texts_of_the_target_alone(accept, sampling,
             await services.complete([caller + 1, 2, 3], max_tokens=40, sampling={**sampling, "seed": caller})
             for caller in range(CALLERS)
         ]
-        found = [(stop, await texts(services, accept, sampling, stop)) for stop in ("fixed", "adasd", "goodput")]
+        found = [(stop, await texts(services, accept, sampling, stop)) for stop in ("fixed", "goodput")]
     for stop, answers in found:
         assert [list(each.token_ids) for each in answers] == [list(each.token_ids) for each in alone], stop
     reports = [answer.finish.speculation for answer in found[0][1]]
@@ -89,8 +88,8 @@ async def test_a_lossy_rule_goes_on_with_what_was_considered() -> None:
 
 @pytest.mark.parametrize("accept", ["ratio", "block"])
 async def test_the_law_of_the_text_is_the_targets(accept: str) -> None:
-    reports = await check_pair_law(policy("fixed", accept), samples=400, target_limits=EngineLimits(candidates=2))
-    assert sum(report.unsubmitted_tokens for report in reports) > 200
+    reports = await check_pair_law(policy("fixed", accept), samples=250, target_limits=EngineLimits(candidates=2))
+    assert sum(report.unsubmitted_tokens for report in reports) > 100
 
 
 async def refusal(services: Trio, block: block_pb2.Block, kept: int | None = None) -> TandemError | None:
