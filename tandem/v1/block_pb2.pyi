@@ -101,6 +101,7 @@ class Continuation(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TARGET_DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Absolute position of the first of `token_ids`: what was committed before
     the last block, plus `kept`. A mismatch is refused with PREFIX_MISMATCH.
@@ -108,6 +109,11 @@ class Continuation(_message.Message):
     kept: _builtins.int
     """Candidates of the last block that were accepted, from its start; of a tree on
     one path. 0 in the first round.
+    """
+    taken_back: _builtins.int
+    """Tokens committed before that are taken back, from the end; `position` counts
+    what is left. Only where `kept` is 0, and none of the caller's prompt. 0: none.
+    A model whose own text is verified by another takes back what that rejects.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -138,10 +144,11 @@ class Continuation(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         target_distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
         path: _abc.Iterable[_builtins.int] | None = ...,
+        taken_back: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "path", b"path", "position", b"position", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "path", b"path", "position", b"position", "taken_back", b"taken_back", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

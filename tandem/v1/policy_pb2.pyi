@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Stack:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StackEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stack.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STACK_UNSPECIFIED: _Stack.ValueType  # 0
+    """Not given."""
+    STACK_DRAFT: _Stack.ValueType  # 1
+    """The draft."""
+    STACK_MIDDLE: _Stack.ValueType  # 2
+    """The middle model, by itself; NOT_SUPPORTED where the service has none."""
+    STACK_BOTH: _Stack.ValueType  # 3
+    """The draft to the middle model, and that one to the target (HSD, arXiv
+    2510.19705); NOT_SUPPORTED where the service has no middle model.
+    """
+
+class Stack(_Stack, metaclass=_StackEnumTypeWrapper):
+    """Which models propose to the target."""
+
+STACK_UNSPECIFIED: Stack.ValueType  # 0
+"""Not given."""
+STACK_DRAFT: Stack.ValueType  # 1
+"""The draft."""
+STACK_MIDDLE: Stack.ValueType  # 2
+"""The middle model, by itself; NOT_SUPPORTED where the service has none."""
+STACK_BOTH: Stack.ValueType  # 3
+"""The draft to the middle model, and that one to the target (HSD, arXiv
+2510.19705); NOT_SUPPORTED where the service has no middle model.
+"""
+Global___Stack: _TypeAlias = Stack  # noqa: Y015
 
 @_typing.final
 class SpeculationPolicy(_message.Message):
@@ -29,6 +62,7 @@ class SpeculationPolicy(_message.Message):
     ACCEPT_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FIELD_NUMBER: _builtins.int
     TREE_FIELD_NUMBER: _builtins.int
+    STACK_FIELD_NUMBER: _builtins.int
     off: _builtins.bool
     """No speculation: the target goes on alone. All else must be unset."""
     look_ahead: _builtins.int
@@ -36,6 +70,12 @@ class SpeculationPolicy(_message.Message):
     verified, in [0, 64]; never more than the service allows. 0: none. Unset: as
     many as the service allows. Changes the speed, and the text only where block
     lengths do.
+    """
+    stack: Global___Stack.ValueType
+    """Which models propose to the target. Unset or UNSPECIFIED: what is there, and
+    of several what has been the fastest. A middle model goes with no `tree` and
+    with no grammar: the draft alone where unset, NOT_SUPPORTED where named.
+    Changes the speed; the text only as another draft does.
     """
     @_builtins.property
     def stop(self) -> Global___StopPolicy:
@@ -61,14 +101,20 @@ class SpeculationPolicy(_message.Message):
         accept: Global___AcceptPolicy | None = ...,
         look_ahead: _builtins.int | None = ...,
         tree: Global___TreePolicy | None = ...,
+        stack: Global___Stack.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "_stack", b"_stack", "accept", b"accept", "look_ahead", b"look_ahead", "stack", b"stack", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "accept", b"accept", "look_ahead", b"look_ahead", "off", b"off", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead", "_stack", b"_stack", "accept", b"accept", "look_ahead", b"look_ahead", "off", b"off", "stack", b"stack", "stop", b"stop", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__look_ahead: _TypeAlias = _typing.Literal["look_ahead"]  # noqa: Y015
     _WhichOneofArgType__look_ahead: _TypeAlias = _typing.Literal["_look_ahead", b"_look_ahead"]  # noqa: Y015
+    _WhichOneofReturnType__stack: _TypeAlias = _typing.Literal["stack"]  # noqa: Y015
+    _WhichOneofArgType__stack: _TypeAlias = _typing.Literal["_stack", b"_stack"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__look_ahead) -> _WhichOneofReturnType__look_ahead | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stack) -> _WhichOneofReturnType__stack | None: ...
 
 Global___SpeculationPolicy: _TypeAlias = SpeculationPolicy  # noqa: Y015
 

@@ -29,7 +29,7 @@ from tandem.v1 import model_pb2 as tandem_dot_v1_dot_model__pb2
 from tandem.v1 import sampling_pb2 as tandem_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/target.proto\x12\ttandem.v1\x1a\x15tandem/v1/block.proto\x1a\x1ctandem/v1/distribution.proto\x1a\x17tandem/v1/grammar.proto\x1a\x15tandem/v1/model.proto\x1a\x18tandem/v1/sampling.proto\"\xc0\x01\n\rVerifyRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.tandem.v1.VerifyOpenH\x00\x12\'\n\x05round\x18\x02 \x01(\x0b\x32\x16.tandem.v1.VerifyRoundH\x00\x12.\n\x07resolve\x18\x03 \x01(\x0b\x32\x1b.tandem.v1.ResolveDistancesH\x00\x12\'\n\x08generate\x18\x04 \x01(\x0b\x32\x13.tandem.v1.GenerateH\x00\x42\x06\n\x04kind\"\xeb\x03\n\nVerifyOpen\x12\'\n\thandshake\x18\x01 \x01(\x0b\x32\x14.tandem.v1.Handshake\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0cverification\x18\x05 \x01(\x0e\x32\x1b.tandem.v1.VerificationRule\x12(\n\nrandom_key\x18\x06 \x01(\x0b\x32\x14.tandem.v1.RandomKey\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12-\n\x06\x66ormat\x18\x08 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\x12\x15\n\rprompt_length\x18\t \x01(\r\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12#\n\x07grammar\x18\x0b \x01(\x0b\x32\x12.tandem.v1.Grammar\x12\x1d\n\x15grammar_end_token_ids\x18\x0c \x03(\r\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x1e\n\x11log_probabilities\x18\x0e \x01(\rH\x00\x88\x01\x01\x42\x14\n\x12_log_probabilities\"\x9b\x01\n\x0bVerifyRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x1f\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Block\x12-\n\x06\x66ormat\x18\x14 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\"C\n\x10ResolveDistances\x12\r\n\x05round\x18\x01 \x01(\x04\x12 \n\x04rows\x18\x02 \x03(\x0b\x32\x12.tandem.v1.FullRow\"\x8b\x01\n\x08Generate\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12-\n\x06\x66ormat\x18\x14 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\"\xd3\x01\n\x0eVerifyResponse\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x17.tandem.v1.VerifyOpenedH\x00\x12,\n\x08verified\x18\x02 \x01(\x0b\x32\x18.tandem.v1.VerifiedBlockH\x00\x12\x30\n\x08resolved\x18\x03 \x01(\x0b\x32\x1c.tandem.v1.ResolvedDistancesH\x00\x12.\n\tgenerated\x18\x04 \x01(\x0b\x32\x19.tandem.v1.GeneratedTokenH\x00\x42\x06\n\x04kind\"3\n\x0cVerifyOpened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\xa5\x04\n\rVerifiedBlock\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12 \n\x18\x61\x63\x63\x65ptance_probabilities\x18\x03 \x03(\x01\x12\x1c\n\x14\x63orrection_token_ids\x18\x04 \x03(\r\x12\x18\n\x10target_token_ids\x18\x05 \x03(\r\x12\x19\n\x11log_probabilities\x18\x06 \x03(\x02\x12\x1d\n\x15max_log_probabilities\x18\x07 \x03(\x02\x12 \n\x18target_log_probabilities\x18\x08 \x03(\x02\x12$\n\x1c\x63orrection_log_probabilities\x18\t \x03(\x02\x12\x11\n\tentropies\x18\n \x03(\x02\x12\x16\n\x0etop3_entropies\x18\x0b \x03(\x02\x12\x18\n\x10total_variations\x18\x0c \x03(\x02\x12\x17\n\x0f\x64istances_lower\x18\r \x03(\x02\x12\x17\n\x0f\x64istances_upper\x18\x0e \x03(\x02\x12\x12\n\nin_support\x18\x0f \x03(\x08\x12\x38\n\rdistributions\x18\x10 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12!\n\x06timing\x18\x11 \x01(\x0b\x32\x11.tandem.v1.Timing\x12/\n\x05model\x18\x12 \x01(\x0b\x32 .tandem.v1.ModelLogProbabilities\"t\n\x15ModelLogProbabilities\x12\x12\n\ncandidates\x18\x01 \x03(\x02\x12\x0f\n\x07targets\x18\x02 \x03(\x02\x12\x13\n\x0b\x63orrections\x18\x03 \x03(\x02\x12!\n\x03top\x18\x04 \x03(\x0b\x32\x14.tandem.v1.TopTokens\"9\n\tTopTokens\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x19\n\x11log_probabilities\x18\x02 \x03(\x02\"\x83\x01\n\x11ResolvedDistances\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\tdistances\x18\x03 \x03(\x02\x12\x18\n\x10total_variations\x18\x04 \x03(\x02\x12!\n\x06timing\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Timing\"\xb8\x02\n\x0eGeneratedToken\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08token_id\x18\x03 \x01(\r\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x05 \x01(\x02\x12\x0c\n\x04last\x18\x06 \x01(\x08\x12\x37\n\x0c\x64istribution\x18\x07 \x01(\x0b\x32!.tandem.v1.CompressedDistribution\x12!\n\x06timing\x18\x08 \x01(\x0b\x32\x11.tandem.v1.Timing\x12\"\n\x15model_log_probability\x18\t \x01(\x02H\x00\x88\x01\x01\x12!\n\x03top\x18\n \x01(\x0b\x32\x14.tandem.v1.TopTokensB\x18\n\x16_model_log_probability\"\x17\n\x15GetTargetModelRequest\"=\n\x16GetTargetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x16\n\x14GetTargetLoadRequest\"N\n\x15GetTargetLoadResponse\x12\x1d\n\x04load\x18\x01 \x01(\x0b\x32\x0f.tandem.v1.Load\x12\x16\n\x0estale_messages\x18\x02 \x01(\x04\x32\xfd\x01\n\rTargetService\x12\x41\n\x06Verify\x12\x18.tandem.v1.VerifyRequest\x1a\x19.tandem.v1.VerifyResponse(\x01\x30\x01\x12U\n\x0eGetTargetModel\x12 .tandem.v1.GetTargetModelRequest\x1a!.tandem.v1.GetTargetModelResponse\x12R\n\rGetTargetLoad\x12\x1f.tandem.v1.GetTargetLoadRequest\x1a .tandem.v1.GetTargetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/target.proto\x12\ttandem.v1\x1a\x15tandem/v1/block.proto\x1a\x1ctandem/v1/distribution.proto\x1a\x17tandem/v1/grammar.proto\x1a\x15tandem/v1/model.proto\x1a\x18tandem/v1/sampling.proto\"\xc0\x01\n\rVerifyRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.tandem.v1.VerifyOpenH\x00\x12\'\n\x05round\x18\x02 \x01(\x0b\x32\x16.tandem.v1.VerifyRoundH\x00\x12.\n\x07resolve\x18\x03 \x01(\x0b\x32\x1b.tandem.v1.ResolveDistancesH\x00\x12\'\n\x08generate\x18\x04 \x01(\x0b\x32\x13.tandem.v1.GenerateH\x00\x42\x06\n\x04kind\"\xfb\x03\n\nVerifyOpen\x12\'\n\thandshake\x18\x01 \x01(\x0b\x32\x14.tandem.v1.Handshake\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.tandem.v1.SamplingParams\x12\x31\n\x0cverification\x18\x05 \x01(\x0e\x32\x1b.tandem.v1.VerificationRule\x12(\n\nrandom_key\x18\x06 \x01(\x0b\x32\x14.tandem.v1.RandomKey\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12-\n\x06\x66ormat\x18\x08 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\x12\x15\n\rprompt_length\x18\t \x01(\r\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12#\n\x07grammar\x18\x0b \x01(\x0b\x32\x12.tandem.v1.Grammar\x12\x1d\n\x15grammar_end_token_ids\x18\x0c \x03(\r\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x1e\n\x11log_probabilities\x18\x0e \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06\x64rafts\x18( \x01(\x08\x42\x14\n\x12_log_probabilities\"\x9b\x01\n\x0bVerifyRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x1f\n\x05\x62lock\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Block\x12-\n\x06\x66ormat\x18\x14 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\"C\n\x10ResolveDistances\x12\r\n\x05round\x18\x01 \x01(\x04\x12 \n\x04rows\x18\x02 \x03(\x0b\x32\x12.tandem.v1.FullRow\"\x8b\x01\n\x08Generate\x12\r\n\x05round\x18\x01 \x01(\x04\x12-\n\x0c\x63ontinuation\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Continuation\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12-\n\x06\x66ormat\x18\x14 \x01(\x0b\x32\x1d.tandem.v1.DistributionFormat\"\xd3\x01\n\x0eVerifyResponse\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x17.tandem.v1.VerifyOpenedH\x00\x12,\n\x08verified\x18\x02 \x01(\x0b\x32\x18.tandem.v1.VerifiedBlockH\x00\x12\x30\n\x08resolved\x18\x03 \x01(\x0b\x32\x1c.tandem.v1.ResolvedDistancesH\x00\x12.\n\tgenerated\x18\x04 \x01(\x0b\x32\x19.tandem.v1.GeneratedTokenH\x00\x42\x06\n\x04kind\"3\n\x0cVerifyOpened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\xcd\x04\n\rVerifiedBlock\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12 \n\x18\x61\x63\x63\x65ptance_probabilities\x18\x03 \x03(\x01\x12\x1c\n\x14\x63orrection_token_ids\x18\x04 \x03(\r\x12\x18\n\x10target_token_ids\x18\x05 \x03(\r\x12\x19\n\x11log_probabilities\x18\x06 \x03(\x02\x12\x1d\n\x15max_log_probabilities\x18\x07 \x03(\x02\x12 \n\x18target_log_probabilities\x18\x08 \x03(\x02\x12$\n\x1c\x63orrection_log_probabilities\x18\t \x03(\x02\x12\x11\n\tentropies\x18\n \x03(\x02\x12\x16\n\x0etop3_entropies\x18\x0b \x03(\x02\x12\x18\n\x10total_variations\x18\x0c \x03(\x02\x12\x17\n\x0f\x64istances_lower\x18\r \x03(\x02\x12\x17\n\x0f\x64istances_upper\x18\x0e \x03(\x02\x12\x12\n\nin_support\x18\x0f \x03(\x08\x12\x38\n\rdistributions\x18\x10 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12!\n\x06timing\x18\x11 \x01(\x0b\x32\x11.tandem.v1.Timing\x12/\n\x05model\x18\x12 \x01(\x0b\x32 .tandem.v1.ModelLogProbabilities\x12\x17\n\nconsidered\x18( \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_considered\"t\n\x15ModelLogProbabilities\x12\x12\n\ncandidates\x18\x01 \x03(\x02\x12\x0f\n\x07targets\x18\x02 \x03(\x02\x12\x13\n\x0b\x63orrections\x18\x03 \x03(\x02\x12!\n\x03top\x18\x04 \x03(\x0b\x32\x14.tandem.v1.TopTokens\"9\n\tTopTokens\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x19\n\x11log_probabilities\x18\x02 \x03(\x02\"\x83\x01\n\x11ResolvedDistances\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\tdistances\x18\x03 \x03(\x02\x12\x18\n\x10total_variations\x18\x04 \x03(\x02\x12!\n\x06timing\x18\x05 \x01(\x0b\x32\x11.tandem.v1.Timing\"\xb8\x02\n\x0eGeneratedToken\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08token_id\x18\x03 \x01(\r\x12\x17\n\x0flog_probability\x18\x04 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x05 \x01(\x02\x12\x0c\n\x04last\x18\x06 \x01(\x08\x12\x37\n\x0c\x64istribution\x18\x07 \x01(\x0b\x32!.tandem.v1.CompressedDistribution\x12!\n\x06timing\x18\x08 \x01(\x0b\x32\x11.tandem.v1.Timing\x12\"\n\x15model_log_probability\x18\t \x01(\x02H\x00\x88\x01\x01\x12!\n\x03top\x18\n \x01(\x0b\x32\x14.tandem.v1.TopTokensB\x18\n\x16_model_log_probability\"\x17\n\x15GetTargetModelRequest\"=\n\x16GetTargetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x16\n\x14GetTargetLoadRequest\"N\n\x15GetTargetLoadResponse\x12\x1d\n\x04load\x18\x01 \x01(\x0b\x32\x0f.tandem.v1.Load\x12\x16\n\x0estale_messages\x18\x02 \x01(\x04\x32\xfd\x01\n\rTargetService\x12\x41\n\x06Verify\x12\x18.tandem.v1.VerifyRequest\x1a\x19.tandem.v1.VerifyResponse(\x01\x30\x01\x12U\n\x0eGetTargetModel\x12 .tandem.v1.GetTargetModelRequest\x1a!.tandem.v1.GetTargetModelResponse\x12R\n\rGetTargetLoad\x12\x1f.tandem.v1.GetTargetLoadRequest\x1a .tandem.v1.GetTargetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,35 +39,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=165
   _globals['_VERIFYREQUEST']._serialized_end=357
   _globals['_VERIFYOPEN']._serialized_start=360
-  _globals['_VERIFYOPEN']._serialized_end=851
-  _globals['_VERIFYROUND']._serialized_start=854
-  _globals['_VERIFYROUND']._serialized_end=1009
-  _globals['_RESOLVEDISTANCES']._serialized_start=1011
-  _globals['_RESOLVEDISTANCES']._serialized_end=1078
-  _globals['_GENERATE']._serialized_start=1081
-  _globals['_GENERATE']._serialized_end=1220
-  _globals['_VERIFYRESPONSE']._serialized_start=1223
-  _globals['_VERIFYRESPONSE']._serialized_end=1434
-  _globals['_VERIFYOPENED']._serialized_start=1436
-  _globals['_VERIFYOPENED']._serialized_end=1487
-  _globals['_VERIFIEDBLOCK']._serialized_start=1490
-  _globals['_VERIFIEDBLOCK']._serialized_end=2039
-  _globals['_MODELLOGPROBABILITIES']._serialized_start=2041
-  _globals['_MODELLOGPROBABILITIES']._serialized_end=2157
-  _globals['_TOPTOKENS']._serialized_start=2159
-  _globals['_TOPTOKENS']._serialized_end=2216
-  _globals['_RESOLVEDDISTANCES']._serialized_start=2219
-  _globals['_RESOLVEDDISTANCES']._serialized_end=2350
-  _globals['_GENERATEDTOKEN']._serialized_start=2353
-  _globals['_GENERATEDTOKEN']._serialized_end=2665
-  _globals['_GETTARGETMODELREQUEST']._serialized_start=2667
-  _globals['_GETTARGETMODELREQUEST']._serialized_end=2690
-  _globals['_GETTARGETMODELRESPONSE']._serialized_start=2692
-  _globals['_GETTARGETMODELRESPONSE']._serialized_end=2753
-  _globals['_GETTARGETLOADREQUEST']._serialized_start=2755
-  _globals['_GETTARGETLOADREQUEST']._serialized_end=2777
-  _globals['_GETTARGETLOADRESPONSE']._serialized_start=2779
-  _globals['_GETTARGETLOADRESPONSE']._serialized_end=2857
-  _globals['_TARGETSERVICE']._serialized_start=2860
-  _globals['_TARGETSERVICE']._serialized_end=3113
+  _globals['_VERIFYOPEN']._serialized_end=867
+  _globals['_VERIFYROUND']._serialized_start=870
+  _globals['_VERIFYROUND']._serialized_end=1025
+  _globals['_RESOLVEDISTANCES']._serialized_start=1027
+  _globals['_RESOLVEDISTANCES']._serialized_end=1094
+  _globals['_GENERATE']._serialized_start=1097
+  _globals['_GENERATE']._serialized_end=1236
+  _globals['_VERIFYRESPONSE']._serialized_start=1239
+  _globals['_VERIFYRESPONSE']._serialized_end=1450
+  _globals['_VERIFYOPENED']._serialized_start=1452
+  _globals['_VERIFYOPENED']._serialized_end=1503
+  _globals['_VERIFIEDBLOCK']._serialized_start=1506
+  _globals['_VERIFIEDBLOCK']._serialized_end=2095
+  _globals['_MODELLOGPROBABILITIES']._serialized_start=2097
+  _globals['_MODELLOGPROBABILITIES']._serialized_end=2213
+  _globals['_TOPTOKENS']._serialized_start=2215
+  _globals['_TOPTOKENS']._serialized_end=2272
+  _globals['_RESOLVEDDISTANCES']._serialized_start=2275
+  _globals['_RESOLVEDDISTANCES']._serialized_end=2406
+  _globals['_GENERATEDTOKEN']._serialized_start=2409
+  _globals['_GENERATEDTOKEN']._serialized_end=2721
+  _globals['_GETTARGETMODELREQUEST']._serialized_start=2723
+  _globals['_GETTARGETMODELREQUEST']._serialized_end=2746
+  _globals['_GETTARGETMODELRESPONSE']._serialized_start=2748
+  _globals['_GETTARGETMODELRESPONSE']._serialized_end=2809
+  _globals['_GETTARGETLOADREQUEST']._serialized_start=2811
+  _globals['_GETTARGETLOADREQUEST']._serialized_end=2833
+  _globals['_GETTARGETLOADRESPONSE']._serialized_start=2835
+  _globals['_GETTARGETLOADRESPONSE']._serialized_end=2913
+  _globals['_TARGETSERVICE']._serialized_start=2916
+  _globals['_TARGETSERVICE']._serialized_end=3169
 # @@protoc_insertion_point(module_scope)

@@ -116,7 +116,8 @@ class VerifyOpen(_message.Message):
     which must be at least 1, renormalised and rounded before anything is
     verified against it or drawn from it, so that what is sent of it is the law
     of the text; and draws carry the round, since a position may be drawn again.
-    Changes nothing under the others.
+    A `format` in a later message is refused under these. Changes nothing under
+    the others. No block may have parents.
     """
     @_builtins.property
     def handshake(self) -> _model_pb2.Handshake:
@@ -403,7 +404,7 @@ class VerifiedBlock(_message.Message):
     the step went to likelier ones of other sequences; less than the block has,
     and may be 0. All columns are of a block of so many candidates; the others
     count as never submitted: `kept` of the next message is at most this many.
-    Unset: all of them.
+    Unset: all of them. A block with parents is verified whole.
     """
     @_builtins.property
     def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
