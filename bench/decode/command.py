@@ -40,7 +40,9 @@ def decode(
         list[float] | None, typer.Option(min=0.0, help="0 is greedy; may be repeated. [0; with --all 0 and 1]")
     ] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
-    traced: Annotated[int, typer.Option("--trace", min=0, help="Trace the rounds of so many prompts, for --json.")] = 3,
+    traced: Annotated[
+        int, typer.Option("--trace", min=0, help="Trace the rounds of so many prompts, for --json; none with --all.")
+    ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling and of the order.")] = 0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was measured to this file.")] = None,
     check: Annotated[

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
 
 from bench.decode.figures import DEFAULT, INT4_DRAFT
 from bench.decode.methods import methods
 from bench.decode.run import Task
 from bench.decode.survey import Survey
 from bench.machine import describe_machine
+from bench.page.cells import Table
+from bench.page.methods_tables import methods_tables
 from bench.pair import Pair
 from bench.plots.forms.methods import MethodsData
 from bench.prompts import Prompt
 from bench.record import check_writable, write_json
 from bench.tables import new_table
 from bench.terminal import check_drawing, stdout
-
-if TYPE_CHECKING:
-    from bench.page.cells import Table
 
 #: Where no pair is named: the rig with the draft that a large target would have, and the default one.
 PAIRS: Sequence[Pair] = (INT4_DRAFT, DEFAULT)
@@ -93,17 +94,15 @@ def _measure(surveys: Sequence[Survey]) -> bool:
 
 
 def _show(console: Console, data: MethodsData) -> None:
-    from bench.page.methods_tables import methods_tables
-
     for table, run in zip(methods_tables(data), data.runs, strict=True):
         console.print(f"\n{run.pair}\n{table.title}")
         console.print(_rich(table))
 
 
-def _rich(table: Table) -> Any:
+def _rich(table: Table) -> RichTable:
     shown = new_table(*table.head)
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))  # reasons may have brackets
     return shown
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from bench.intervals import Interval, bootstrap, geometric_mean
 from bench.plots.forms.methods import MethodRow, MethodsRun
@@ -71,4 +72,9 @@ def _ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int,
 
 
 def _mean(ratios: Mapping[int, float]) -> Interval | None:
-    return bootstrap([ratios[prompt] for prompt in sorted(ratios)], geometric_mean) if ratios else None
+    return _interval(tuple(ratios[prompt] for prompt in sorted(ratios))) if ratios else None
+
+
+@cache  # the same ones stand in tables, in the picture and on the page
+def _interval(ratios: tuple[float, ...]) -> Interval:
+    return bootstrap(ratios, geometric_mean)

@@ -51,5 +51,5 @@ def _cells(run: MethodsRun, row: MethodRow, most: int) -> Sequence[str]:
 def _note(row: MethodRow, prompts: int, most: int) -> str:
     if prompts == most:
         return row.why
-    count = f"{prompts} prompts" if prompts else "not measured"
+    count = f"{prompts} of {most} prompts" if prompts else "not measured"
     return f"{count}: {row.why}" if row.why else count

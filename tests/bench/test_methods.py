@@ -35,6 +35,7 @@ from bench.policies import ALONE, POLICIES, VANILLA
 from bench.prompts import Prompt
 from orchestrator import acceptance, stopping
 from orchestrator.policy import build_accept_rule, build_stop_rule
+from orchestrator.stopping.fixed import FixedLength
 from tandem.drafters import DRAFTERS
 from tandem.policies import policy_from_names
 from tests.bench.method_records import methods_data
@@ -56,7 +57,7 @@ def test_every_registered_rule_and_drafter_is_a_method() -> None:
 
 
 def test_a_rule_without_a_message_of_its_own_is_a_method_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class New(stopping.RULES["fixed"]):  # type: ignore[misc]
+    class New(FixedLength):
         name = "new"
 
     monkeypatch.setitem(stopping.RULES, "new", New)
@@ -115,7 +116,7 @@ def test_the_table_says_what_was_not_measured_and_why() -> None:
     [table] = methods_tables(MethodsData.model_validate(methods_data()))
     cells = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
     assert cells["stop: tiers"]["note"] == "not measured: it was refused"
-    assert cells["stop: adasd"]["note"] == "1 prompts"
+    assert cells["stop: adasd"]["note"] == "1 of 2 prompts"
     assert cells["accept: fly"]["let through"] == "10.0 %" and cells["drafter: suffix"]["let through"] == ""
     assert cells["drafter: suffix"]["over vanilla"] == "2.00 (2.00 to 2.00)"
 
