@@ -81,7 +81,7 @@ def decode(
                 prompt for path in data or BUNDLED for prompt in read_prompts(path, count or (1 if quick else 8))
             ]
             length = max_tokens or (32 if quick else 64)
-            degrees = temperature or TEMPERATURES
+            degrees = list(dict.fromkeys(temperature or TEMPERATURES))
             compare_all(Asked(pairs, taken, length, degrees, only, seed, quick, json, plots))
             return
         if only or quick or plots is not None:
