@@ -84,12 +84,11 @@ def compare_all(asked: Asked) -> None:
 
 def _measure(surveys: Sequence[Survey]) -> bool:
     """Whether it was ended early."""
-    with Console(stderr=True).status("measuring") as status:
-        try:
-            for survey in surveys:
-                survey.run(status.update)
-        except KeyboardInterrupt:
-            return True
+    try:
+        for survey in surveys:
+            survey.run()
+    except KeyboardInterrupt:
+        return True
     return False
 
 

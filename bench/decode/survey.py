@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from rich.console import Console
+
 from bench.completions import complete
 from bench.decode.methods import BASELINE, SETUPS, Method, baselines
 from bench.decode.run import Done, Task
@@ -35,21 +37,23 @@ class Survey:
     done: dict[tuple[float, str, str], dict[int, Done]] = field(default_factory=dict)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def run(self, say: Callable[[str], None] = lambda text: None) -> None:
-        """Measures everything. What ends it, Ctrl-C as well, leaves what there is."""
+    def run(self, say: Callable[[str], None] | None = None) -> None:
+        """Measures everything. What ends it, Ctrl-C as well, leaves what there is. say: is told of the progress, in the
+        place of a line on stderr."""
         setups = dict.fromkeys(("model", *(method.setup for method in self.methods)))
         for name in setups:
             of_setup = [*baselines(name), *(method for method in self.methods if method.setup == name)]
-            say(f"starting the services of {name}")
             try:
-                with running(SETUPS[name].change(self.pair)) as client:
-                    self._measure(client, of_setup, say)
+                with (
+                    running(SETUPS[name].change(self.pair)) as client,
+                    Console(stderr=True).status("warming up") as status,
+                ):
+                    self._measure(client, of_setup, say or status.update)
             except (CliError, ModelError) as error:
                 self._note(of_setup, error)
 
     def _measure(self, client: Client, methods: Sequence[Method], say: Callable[[str], None]) -> None:
         order = random.Random(self.tasks[0].seed)
-        say("warming up")
         for method, task in product(methods, self.tasks):  # what comes first pays for it
             self._complete(client, method, task, 0, warming=True)
         count = len(self.tasks[0].prompts)
