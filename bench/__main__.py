@@ -17,6 +17,7 @@ from bench.machine import describe_machine
 from bench.overlap.command import overlap
 from bench.overload.command import overload
 from bench.page.command import report
+from bench.page.methods_command import methods
 from bench.peers.command import peers
 from bench.quality.command import quality
 from bench.record import check_writable, write_json
@@ -34,6 +35,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 app.command()(budget)
 app.command()(decode)
 app.command()(draft)
+app.command()(methods)
 app.command()(overlap)
 app.command()(overload)
 app.command()(peers)

@@ -35,6 +35,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each mo
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Names as commands take them. tokenizer: of another model than the target. verify_budget: of the target's steps.
+    drafter: as a draft service takes it; None for the draft model.
 
     No command quantises the target: its texts are what others are compared by.
     """
@@ -47,6 +48,7 @@ class Pair:
     target_weights: str = "full"
     tokenizer: str | None = None
     verify_budget: str = "0"
+    drafter: str | None = None
 
     @property
     def is_rig(self) -> bool:
@@ -58,6 +60,7 @@ class Pair:
         return Layout(
             target_model=resolve_rig(self.target_model),
             draft_model=None if self.draft_model == "none" else resolve_rig(self.draft_model),
+            drafter=self.drafter,
             dtype=self.dtype,
             weights=self.target_weights,
             draft_weights=self.draft_weights,
@@ -70,7 +73,7 @@ class Pair:
         """Services whose target is this pair's draft."""
         return replace(
             self, target_model=self.draft_model, target_weights=self.draft_weights, draft_model="none",
-            tokenizer=self.target_model,
+            tokenizer=self.target_model, drafter=None,
         )  # fmt: skip
 
     def options(self) -> dict[str, Any]:
@@ -80,7 +83,8 @@ class Pair:
     def __str__(self) -> str:
         weights = "" if self.draft_weights == "full" else f", {self.draft_weights} weights"
         rig = "; A RIG: real costs and agreement of a pair that does not exist" if self.is_rig else ""
-        return f"target {self.target_model}, draft {self.draft_model}{weights} ({self.dtype}){rig}"
+        drafter = "" if self.drafter is None else f", drafter {self.drafter}"
+        return f"target {self.target_model}, draft {self.draft_model}{weights}{drafter} ({self.dtype}){rig}"
 
 
 @contextmanager

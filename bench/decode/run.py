@@ -19,11 +19,12 @@ from tandem.v1 import completion_pb2, policy_pb2
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One completion. rounds: its rounds' accounts, where it was traced."""
+    """One completion. rounds: its rounds' accounts, where it was traced. token_ids: its text, where it was kept."""
 
     prompt: Prompt
     finish: completion_pb2.Finish
     rounds: Sequence[completion_pb2.RoundAccount] = ()
+    token_ids: Sequence[int] = ()
 
     @property
     def speed(self) -> float:

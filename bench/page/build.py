@@ -21,6 +21,7 @@ from bench.plots.picture import Absent, Picture, to_svg
 _TITLES = {
     "engine": "The engine and its goals",
     "decode": "Policies side by side",
+    "methods": "All methods side by side",
     "draft": "A draft and its goals",
     "quality": "What policies cost in quality",
     "serve": "Under load",

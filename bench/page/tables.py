@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from bench.intervals import bootstrap
 from bench.page.cells import Table, interval, number
 from bench.page.decode_tables import decode_tables
+from bench.page.methods_tables import methods_tables
 from bench.page.serve_tables import serve_tables
 from bench.plots.forms.decode import DecodeData
 from bench.plots.forms.document import Document
+from bench.plots.forms.methods import MethodsData
 from bench.plots.forms.others import PeersData, QualityData, QualityRun, RowForm
 from bench.plots.forms.serve import ServeData
 from bench.plots.tradeoff import LIKELIHOOD
@@ -24,6 +26,8 @@ def tables(document: Document) -> list[Table]:
     match document.data:
         case DecodeData() as decode:
             found += decode_tables(decode)
+        case MethodsData() as compared:
+            found += methods_tables(compared)
         case QualityData() as quality:
             found += [table for run in quality.runs for table in quality_tables(run)]
             found.append(not_measured_table(quality.not_measured))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.pair import Pair
-from bench.plots import densities, goals, load, peers, positions, round_parts, speed, thresholds, tradeoff
+from bench.plots import densities, goals, load, methods, peers, positions, round_parts, speed, thresholds, tradeoff
 from bench.plots.forms.decode import DecodeData, DecodeRun
 from bench.plots.forms.document import Document
+from bench.plots.forms.methods import MethodsData
 from bench.plots.forms.others import PeersData, QualityData
 from bench.plots.forms.pairs import same_models
 from bench.plots.forms.serve import ServeData
@@ -22,6 +23,8 @@ def pictures(document: Document, others: Sequence[Document] = ()) -> list[Drawn]
     match document.data:
         case DecodeData() as decode:
             drawn += _of_decode(decode)
+        case MethodsData() as compared:
+            drawn.append(methods.draw(compared))
         case QualityData() as quality:
             runs = _runs_of(document.pairs, others)
             drawn += [each for run in quality.runs for each in tradeoff.draw(run, runs)]

@@ -10,15 +10,17 @@ from pydantic import Field, ValidationError
 from bench.pair import Pair
 from bench.plots.forms.base import Form
 from bench.plots.forms.decode import DecodeData
+from bench.plots.forms.methods import MethodsData
 from bench.plots.forms.others import PeersData, QualityData, RowForm
 from bench.plots.forms.pairs import pair_of
 from bench.plots.forms.serve import ServeData
 from bench.record import read_json
 
-Data = DecodeData | QualityData | ServeData | PeersData
+Data = DecodeData | MethodsData | QualityData | ServeData | PeersData
 
 _DATA: dict[str, type[Data]] = {
     "decode": DecodeData,
+    "methods": MethodsData,
     "quality": QualityData,
     "serve": ServeData,
     "peers": PeersData,
@@ -42,6 +44,8 @@ class Document(Form):
         """Those of the runs, which may have been others than the options name; none where a bench has no pair."""
         if isinstance(self.data, DecodeData) and (found := [run.pair for run in self.data.runs if run.pair]):
             return list(dict.fromkeys(found))
+        if isinstance(self.data, MethodsData):
+            return list(dict.fromkeys(run.pair for run in self.data.runs))
         named = pair_of(self.options)
         return [named] if named else []
 
