@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from draft_service.settings import DraftSettings
 from tandem.cli.errors import CliError
-from tandem.cli.services import Layout, LocalServices
+from tandem.cli.services import Layout, LocalServices, _draft
 from tandem.drafters import DRAFTERS, drafter_parts
 from tandem.settings import load_settings
 
@@ -51,6 +53,13 @@ def test_only_a_model_that_drafts_alone_looks_ahead() -> None:
     ]
     assert rows == [None, 0]
     assert load_settings(DraftSettings, ["--drafter", "stand+model", "--look-ahead-rows", "0"]).look_ahead_rows == 0
+
+
+def test_early_exit_is_given_the_targets_weights() -> None:
+    layout = Layout(target_model="a/b", target_revision="1", draft_model="c/d", draft_revision="2")
+    named = ["--model", "c/d", "--revision", "2", "--for-target", "a/b", "--for-target-revision", "1"]
+    assert _draft(replace(layout, drafter="suffix+model")) == named
+    assert _draft(replace(layout, drafter="suffix+early-exit")) == ["--model", "a/b", "--revision", "1"]
 
 
 @pytest.mark.parametrize(
