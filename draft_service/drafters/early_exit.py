@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, Counts, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Drawn, is_sampled
 from draft_service.drafters.exit_choice import ExitChoice
 from draft_service.drafters.growth import Growth, Voice, candidates, receive_grown
@@ -51,7 +51,6 @@ class EarlyExitDrafter(ModelDrafter):
         self.info.CopyFrom(info)
         self.info.model_id = f"early-exit:{info.model_id}"
         self.info.trees = False
-        self.counts = Counts()
 
     async def open(self, spec: SequenceSpec) -> DraftSequence:
         sequence = await self._engine.open(spec.priority, tokens=len(spec.tokens) - 1, within=spec.within)
@@ -203,8 +202,10 @@ class _Drafting:
         if not self._begun:
             self._begun = True
             if self._owner.looks(self._tokens):
-                self._looking = True
-                return self._owner.begin_look(self._tokens, self._cached), 0
+                missing = self._owner.begin_look(self._tokens, self._cached)
+                if missing:
+                    self._looking = True
+                    return missing, 0
             self.sequence.truncate(min(self.sequence.length, self._cached, len(self._tokens) - 1))
             return self._first_block()
         if self._looking:

@@ -92,6 +92,7 @@ class ExitRunner(ModelRunner):
     def open(self, priority: int = 0) -> ExitSequence:
         return ExitSequence(self.cache.table(), self.exits, self.depth, priority)
 
+    @torch.inference_mode()
     def run(self, chunks: Seq[Chunk]) -> list[Tensor]:
         by_exit: dict[int, list[Chunk]] = {}
         for chunk in chunks:
@@ -128,7 +129,6 @@ class ExitRunner(ModelRunner):
             sequence.said[position] = tuple(tokens)
         return logits
 
-    @torch.inference_mode()
     def _said(self, states: Tensor) -> Tensor:
         """The likeliest token int64 [n, exits] of hidden states [n, exits, D]."""
         rows = [
@@ -167,7 +167,7 @@ def cut_after(model: PreTrainedModel, count: int) -> PreTrainedModel:
     if not names:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be left early: its decoder is a part of a part")
     shallow, cut = _copied(decoder), _copied(model)
-    shallow._modules["layers"] = nn.ModuleList(decoder.layers[:count])
+    shallow._modules["layers"] = decoder.layers[:count]
     cut._modules[names[0]] = shallow
     return cut
 
