@@ -167,8 +167,8 @@ def cut_after(model: PreTrainedModel, count: int) -> PreTrainedModel:
     if not names:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be left early: its decoder is a part of a part")
     shallow, cut = _copied(decoder), _copied(model)
-    shallow._modules["layers"] = decoder.layers[:count]
-    cut._modules[names[0]] = shallow
+    _exchange(shallow, "layers", decoder.layers[:count])
+    _exchange(cut, names[0], shallow)
     return cut
 
 
@@ -178,6 +178,12 @@ def _copied(module: Any) -> Any:
     other.__dict__["_modules"] = dict(module._modules)
     other.__dict__.pop("forward", None)  # a recording of all layers
     return other
+
+
+def _exchange(module: nn.Module, name: str, child: nn.Module) -> None:
+    module._modules[name] = child
+    if name in vars(module):  # a quantised model's are found there first
+        vars(module)[name] = child
 
 
 def _own(chunk: Chunk) -> ExitSequence:

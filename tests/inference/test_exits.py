@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tandem.inference.exits import ExitRunner, ExitSequence, exit_layers
-from tandem.inference.runner import Block
+from tandem.inference.precision import quantise
+from tandem.inference.runner import Block, ModelRunner
 from tests.inference.architectures import CONFIGS, VOCABULARY, load, pair
 from tests.support.tiny import tiny_llama
 
@@ -65,6 +66,23 @@ def test_other_architectures_are_left_as_a_smaller_model_of_theirs_would_be(name
         expected = plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert [watched.said[position][0] for position in range(12)] == expected.argmax(-1).tolist()
+
+
+def test_a_quantised_model_is_left_early_too() -> None:
+    """Its steps over one token are played back from a recording of all layers, and its parts are looked up elsewhere.
+    What it says is what a model of so many layers says that was quantised then."""
+    tokens = text(12)
+    whole, smaller = tiny_llama(3, layers=4), tiny_llama(3, layers=4)
+    decoder = smaller.model.get_decoder()
+    decoder.layers, decoder.config.num_hidden_layers = decoder.layers[:2], 2
+    for loaded in (whole, smaller):
+        quantise(loaded.model, "int8")
+    made, other = ExitRunner(whole), ModelRunner(smaller)
+    sequence, expected = made.open(), other.open()
+    sequence.layers = 2
+    for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
+        [logits] = made.forward([Block(sequence, tokens[start:end], 1)])
+        torch.testing.assert_close(logits, other.forward([Block(expected, tokens[start:end], 1)])[0])
 
 
 def test_sequences_of_one_step_may_leave_at_different_layers() -> None:
