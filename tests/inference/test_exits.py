@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def runner(layers: int = 4) -> ExitRunner:
 
 def plain(tokens: list[int], exit: int, rows: int, layers: int = 4) -> Tensor:
     """By transformers alone: hidden states behind a layer, the norm, the output layer."""
-    model = tiny_llama(3, layers=layers).model
+    model: Any = tiny_llama(3, layers=layers).model
     with torch.inference_mode():
         states = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
         # The last entry has been normed already.
@@ -60,7 +61,7 @@ def test_other_architectures_are_left_as_a_smaller_model_of_theirs_would_be(name
     sequence, watched = made.open(), made.open()
     sequence.layers, watched.watch_from = 1, 0
     [logits, _] = made.forward([Block(sequence, tokens, 12), Block(watched, tokens, 0)])
-    decoder = plain.get_decoder()
+    decoder: Any = plain.get_decoder()
     decoder.layers = decoder.layers[:1]
     with torch.inference_mode():
         expected = plain(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
@@ -73,7 +74,7 @@ def test_a_quantised_model_is_left_early_too() -> None:
     What it says is what a model of so many layers says that was quantised then."""
     tokens = text(12)
     whole, smaller = tiny_llama(3, layers=4), tiny_llama(3, layers=4)
-    decoder = smaller.model.get_decoder()
+    decoder: Any = smaller.model.get_decoder()
     decoder.layers, decoder.config.num_hidden_layers = decoder.layers[:2], 2
     for loaded in (whole, smaller):
         quantise(loaded.model, "int8")
