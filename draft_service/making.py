@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from draft_service.settings import DraftSettings
-from tandem.drafters import PROMPT_LOOKUP, STAND, SUFFIX
+from tandem.drafters import EARLY_EXIT, PROMPT_LOOKUP, STAND, SUFFIX
 
 if TYPE_CHECKING:
     from draft_service.drafters.base import Drafter
@@ -39,7 +39,19 @@ def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
             return drafter
         return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
 
-    drafter = drafter_of(settings.parts, model, share_ngrams=settings.share_ngrams)
+    def early_exit() -> Drafter:
+        nonlocal grammars
+        from draft_service.drafters.early_exit import EarlyExitDrafter
+        from tandem.inference.serving import load_engine
+        from tandem.wire import model_info
+
+        options = settings.engine_options()
+        served = load_engine(settings.model, settings.revision, keeps_turns=True, exits=True, **options)
+        grammars = served.grammars
+        return EarlyExitDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+
+    make = early_exit if EARLY_EXIT in settings.parts else model
+    drafter = drafter_of(settings.parts, make, share_ngrams=settings.share_ngrams)
     return drafter, grammars
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from tandem.drafters import DRAFTERS, MODEL, PROMPT_LOOKUP, STAND, drafter_parts
+from tandem.drafters import DRAFTERS, EARLY_EXIT, MODEL, PROMPT_LOOKUP, STAND, drafter_parts
 from tandem.model_settings import ModelSettings
 from tandem.settings import service_config
 
@@ -26,7 +26,8 @@ class DraftSettings(ModelSettings):
     drafter: str | None = Field(
         None,
         description=f"What drafts: {', '.join(DRAFTERS)}; several with + between, as {STAND}+{MODEL}: each is asked"
-        f" where those before it have nothing to say. Without {MODEL} none is loaded. What --model says if unset.",
+        f" where those before it have nothing to say. {EARLY_EXIT}: the first layers of --model, which is the target"
+        f" then. Without {MODEL} or {EARLY_EXIT} no model is loaded. What --model says if unset.",
     )
     share_ngrams: bool = Field(
         False,
@@ -64,6 +65,10 @@ class DraftSettings(ModelSettings):
             raise ValueError(f"--look-ahead-rows: only --drafter {MODEL} looks ahead, alone")
         if self.share_ngrams and STAND not in parts:
             raise ValueError(f"--share-ngrams is for --drafter {STAND}")
+        if EARLY_EXIT in parts and self.for_target:
+            raise ValueError(f"--for-target: --drafter {EARLY_EXIT} drafts with the target itself; name it as --model")
+        if EARLY_EXIT in parts and "model" not in self.model_fields_set:
+            raise ValueError(f"--model: --drafter {EARLY_EXIT} needs the target's name")
         return self
 
     def engine_options(self) -> dict[str, Any]:

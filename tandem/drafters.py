@@ -10,8 +10,12 @@ PROMPT_LOOKUP = "prompt-lookup"
 SUFFIX = "suffix"
 #: Draws from what the target has said after the same few tokens.
 STAND = "stand"
+#: Drafts with the first layers of the model that `--model` names: the target itself.
+EARLY_EXIT = "early-exit"
+#: Those that load what `--model` names; one of them at most.
+WITH_MODEL = (MODEL, EARLY_EXIT)
 #: All of them.
-DRAFTERS = (MODEL, PROMPT_LOOKUP, SUFFIX, STAND)
+DRAFTERS = (MODEL, PROMPT_LOOKUP, SUFFIX, STAND, EARLY_EXIT)
 
 
 def drafter_parts(drafter: str | None, model: str) -> tuple[str, ...]:
@@ -25,6 +29,8 @@ def drafter_parts(drafter: str | None, model: str) -> tuple[str, ...]:
             raise ValueError(f"unknown drafter {part!r}; there are {', '.join(DRAFTERS)}, also several with + between")
         if parts.count(part) > 1:
             raise ValueError(f"{part} is named twice")
+    if sum(part in WITH_MODEL for part in parts) > 1:
+        raise ValueError(f"only one of {' and '.join(WITH_MODEL)} may be named")
     if model == PROMPT_LOOKUP and parts != (PROMPT_LOOKUP,):
         raise ValueError(f"{drafter} does not go with {PROMPT_LOOKUP} in the model's place")
     return parts

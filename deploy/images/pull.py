@@ -15,7 +15,7 @@ from types import FrameType
 
 from draft_service.settings import DraftSettings
 from orchestrator.settings import OrchestratorSettings
-from tandem.drafters import MODEL, PROMPT_LOOKUP
+from tandem.drafters import PROMPT_LOOKUP, WITH_MODEL
 from tandem.models import ModelError, resolve
 from tandem.models.embedded import SMOLLM2_DRAFT, keep_draft
 from tandem.models.reference import GRAFT
@@ -46,7 +46,7 @@ def wanted() -> dict[tuple[str, str | None], bool]:
 
 def _drafts_with_a_model() -> bool:
     drafter = _value(DraftSettings, "drafter")
-    return drafter is None or MODEL in drafter.split("+")
+    return drafter is None or any(part in WITH_MODEL for part in drafter.split("+"))
 
 
 def _value(settings: type[ServiceSettings], field: str) -> str | None:

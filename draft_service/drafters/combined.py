@@ -11,12 +11,13 @@ another one had drafted would make a seed's text depend on the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from torch import Tensor
 
-from draft_service.drafters.base import Ahead, Candidates, Counts, Drafter, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Candidates, Counts, Drafter, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.no_ahead import NothingAhead
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
 from tandem.inference.observer import EngineObserver
@@ -67,7 +68,7 @@ class CombinedDrafter:
             await part.close()
 
 
-class CombinedSequence:
+class CombinedSequence(NothingAhead):
     """One text, of which each part keeps what it needs."""
 
     def __init__(self, parts: Sequence[DraftSequence], wants: Sequence[bool]) -> None:
@@ -110,27 +111,6 @@ class CombinedSequence:
         if self._drew is None:
             raise no_rows()
         return await self._drew.full_rows(indices)
-
-    def look_ahead(
-        self,
-        tokens: Sequence[int],
-        round_number: int,
-        plan: draft_pb2.LookAhead,
-        grown: Callable[[], None],
-    ) -> None:
-        """Drafts nothing."""
-
-    def ahead(self) -> Sequence[Ahead]:
-        return ()
-
-    def freeze_ahead(self) -> None:
-        """There is nothing."""
-
-    def foreseen(self, position: int, token: int) -> int | None:
-        return None
-
-    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
-        raise ValueError("no such block was sent")
 
     async def close(self) -> None:
         async with AsyncExitStack() as closing:

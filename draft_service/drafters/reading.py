@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from draft_service.drafters.base import Ahead, Candidates, Counts, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Candidates, Counts, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Drawn
 from draft_service.drafters.growth import candidates
+from draft_service.drafters.no_ahead import NothingAhead
 from tandem.block_limits import Limiter
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
@@ -59,7 +60,7 @@ class ReadingDrafter:
         self._open -= 1
 
 
-class ReadingSequence:
+class ReadingSequence(NothingAhead):
     """One text; each of its tokens is looked at once, where none is taken back. A subclass takes them in and
     proposes."""
 
@@ -126,29 +127,6 @@ class ReadingSequence:
 
     def told(self, tokens: Sequence[int], laws: Sequence[CompressedRow]) -> None:
         """Learns nothing from it."""
-
-    # It takes no time to be asked, so nothing is drafted ahead.
-
-    def look_ahead(
-        self,
-        tokens: Sequence[int],
-        round_number: int,
-        plan: draft_pb2.LookAhead,
-        grown: Callable[[], None],
-    ) -> None:
-        """Drafts nothing."""
-
-    def ahead(self) -> Sequence[Ahead]:
-        return ()
-
-    def freeze_ahead(self) -> None:
-        """There is nothing."""
-
-    def foreseen(self, position: int, token: int) -> int | None:
-        return None
-
-    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
-        raise ValueError("no such block was sent")
 
     async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         raise no_rows()

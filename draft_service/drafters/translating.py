@@ -13,15 +13,16 @@ nothing that comes after the candidate. It only decides how often candidates are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from draft_service.drafters.base import Ahead, Candidates, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Candidates, DraftSequence, SequenceSpec, no_rows
 from draft_service.drafters.drawing import Drawn, is_sampled
 from draft_service.drafters.growth import Growth, Voice, candidates, receive_grown
 from draft_service.drafters.model import ModelDrafter, Prefill
+from draft_service.drafters.no_ahead import NothingAhead
 from draft_service.drafters.translation import Translation
 from tandem.distributions import CompressedRow
 from tandem.inference import runner
@@ -51,7 +52,7 @@ class TranslatingDrafter(ModelDrafter):
         return TranslatedSequence(self._engine, sequence, spec, self.info, self._translation, transcript)
 
 
-class TranslatedSequence:
+class TranslatedSequence(NothingAhead):
     """One sequence and its cache, which holds tokens of the draft's own. It neither looks ahead nor makes trees
     [ours]."""
 
@@ -127,29 +128,6 @@ class TranslatedSequence:
     async def close(self) -> None:
         self._prefill.cancel()
         await self._engine.release(self._sequence)
-
-    # Nothing is drafted ahead.
-
-    def look_ahead(
-        self,
-        tokens: Sequence[int],
-        round_number: int,
-        plan: draft_pb2.LookAhead,
-        grown: Callable[[], None],
-    ) -> None:
-        """Drafts nothing."""
-
-    def ahead(self) -> Sequence[Ahead]:
-        return ()
-
-    def freeze_ahead(self) -> None:
-        """There is nothing."""
-
-    def foreseen(self, position: int, token: int) -> int | None:
-        return None
-
-    def take(self, position: int, token: int, used: int, tokens: Sequence[int]) -> list[int]:
-        raise ValueError("no such block was sent")
 
 
 class _Drafting:

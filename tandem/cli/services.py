@@ -17,7 +17,7 @@ from typing import Self
 
 from tandem.cli.errors import CliError
 from tandem.cli.signals import signals_wait
-from tandem.drafters import drafter_parts
+from tandem.drafters import EARLY_EXIT, drafter_parts
 from tandem.keys import KeyFileError, read_keys
 from tandem.rpc.server import ListenError, PortTakenError, check_listen
 
@@ -219,8 +219,7 @@ class LocalServices:
                 [*common, *model_flags, "--weights", layout.draft_weights or layout.weights]
                 + ["--port", str(layout.draft_port)]
                 + ([] if layout.drafter is None else ["--drafter", layout.drafter])
-                + _model(layout.draft_model, layout.draft_revision)
-                + _for_target(layout),
+                + _draft(layout),
             )
         middle = None
         if layout.middle_model is not None:
@@ -316,6 +315,14 @@ def _share_cores(threads: int | None, models: int) -> bool:
     """Whether so many models compute on the same cores, if they compute on a CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return threads is None or models * threads > cores
+
+
+def _draft(layout: Layout) -> list[str]:
+    """What the draft service loads, if it loads anything."""
+    if EARLY_EXIT in drafter_parts(layout.drafter, layout.draft_model or ""):
+        return _model(layout.target_model, layout.target_revision)
+    assert layout.draft_model is not None
+    return _model(layout.draft_model, layout.draft_revision) + _for_target(layout)
 
 
 def _for_target(layout: Layout) -> list[str]:

@@ -54,11 +54,13 @@ def load_engine(
     turns: Path | None = None,
     keeps_turns: bool = False,
     place: Place | None = None,
+    exits: bool = False,
 ) -> ServedModel:
     """Resolves, loads and checks a model, and makes room for its cache (see `blocks_for`).
 
     turns, keeps_turns: see `Turns`; None, or a model that is not on the CPU, takes none. place: where this process
-    leads several. Raises ModelError, UnsupportedModelError, TokenizationError, or OSError for `turns`.
+    leads several. exits: whether sequences may leave the model early (`ExitRunner`). Raises ModelError,
+    UnsupportedModelError, TokenizationError, or OSError for `turns`.
     """
     started = time.perf_counter()
     threads = leave_threads_to_engine(threads)
@@ -75,7 +77,7 @@ def load_engine(
         loaded = load_model(folder, dtype=dtype, device=device, weights=weights, shards=shards)
         # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
         loaded = _with_ids_below(loaded, tokenizer.vocabulary_size, folder.model_id)
-        runner = _runner(loaded, group, cache_bytes, gpu_share)
+        runner = _runner(loaded, group, cache_bytes, gpu_share, exits=exits)
     shared = None
     if turns is not None and loaded.device.type == "cpu":
         from tandem.inference.turns import Turns  # not for every system
@@ -105,7 +107,13 @@ def _with_ids_below(loaded: LoadedModel, size: int, model_id: str) -> LoadedMode
     return replace(loaded, vocabulary_size=size, sayable=sayable)
 
 
-def _runner(loaded: LoadedModel, group: Leader | None, cache_bytes: int | None, gpu_share: float) -> ModelRunner:
+def _runner(
+    loaded: LoadedModel, group: Leader | None, cache_bytes: int | None, gpu_share: float, *, exits: bool
+) -> ModelRunner:
+    if exits:
+        from tandem.inference.exits import ExitRunner
+
+        return ExitRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
     if group is None:
         return ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
     from tandem.inference.parallel.leader import LeaderRunner

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from draft_service.drafters.base import Drafter
+from draft_service.drafters.early_exit import EarlyExitDrafter
 from draft_service.drafters.model import ModelDrafter
 from draft_service.making import drafter_of
-from tandem.drafters import drafter_parts
+from tandem.drafters import EARLY_EXIT, drafter_parts
+from tandem.inference.exits import ExitRunner
 from tandem.inference.loaded import LoadedModel
 from tandem.tokenization import Tokenizer
 from tandem.wire import model_info
@@ -14,7 +16,7 @@ from tests.support.trio import serve_model
 #: Names that stand for every drafter there is, alone and behind others.
 NAMES = (
     "model", "prompt-lookup", "suffix", "stand", "stand+model", "suffix+model", "model+suffix", "stand+suffix",
-    "prompt-lookup+stand+model",
+    "prompt-lookup+stand+model", "early-exit", "suffix+early-exit",
 )  # fmt: skip
 
 
@@ -25,4 +27,9 @@ def make(name: str, draft: LoadedModel, tokenizer: Tokenizer, *, share_ngrams: b
         served = serve_model(draft, tokenizer, "tiny-draft")
         return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
 
-    return drafter_of(drafter_parts(name, ""), model, share_ngrams=share_ngrams)
+    def early_exit() -> Drafter:
+        served = serve_model(draft, tokenizer, "tiny-draft", runner=ExitRunner)
+        return EarlyExitDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+
+    parts = drafter_parts(name, "")
+    return drafter_of(parts, early_exit if EARLY_EXIT in parts else model, share_ngrams=share_ngrams)

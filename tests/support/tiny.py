@@ -13,14 +13,16 @@ from tandem.inference.loaded import LoadedModel
 from tandem.sayable import Sayable
 
 
-def tiny_llama(seed: int = 0, *, vocabulary: int = 64, noise: float = 0.0, context: int = 512) -> LoadedModel:
+def tiny_llama(
+    seed: int = 0, *, vocabulary: int = 64, noise: float = 0.0, context: int = 512, layers: int = 2
+) -> LoadedModel:
     """A random Llama in fp32 whose predictions vary from sure to unsure.
 
     noise: of Gaussian noise on each weight, as a share of its standard deviation; grades how well a copy drafts for
     the original of the same seed.
     """
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=context, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip

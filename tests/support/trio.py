@@ -87,9 +87,10 @@ def serve_model(
     fingerprint: str | None = None,
     cache_bytes: int | None = None,
     limits: EngineLimits | None = None,
+    runner: type[ModelRunner] = ModelRunner,
 ) -> ServedModel:
     """An engine for a model that was made, not loaded."""
-    engine = Engine(ModelRunner(loaded, cache_bytes=cache_bytes), limits)
+    engine = Engine(runner(loaded, cache_bytes=cache_bytes), limits)
     return ServedModel(engine, loaded, name, "", fingerprint or tokenizer.fingerprint, Grammars(tokenizer))
 
 
