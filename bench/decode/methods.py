@@ -72,11 +72,12 @@ def _with_middle(pair: Pair) -> Pair:
     return replace(pair, middle_model="rig:noise-0.02")
 
 
-#: Other services than the pair's own; vanilla is measured in each. A budget below vanilla's five candidates acts.
-_SERVICES: tuple[Setup, ...] = (
-    Setup("verify-budget", lambda pair: replace(pair, verify_budget="3")),
-    Setup("middle", _with_middle),
-)
+#: Other services than the pair's own, with the stack that is asked for; vanilla's rules are measured in each. A budget
+#: below vanilla's five candidates acts.
+_SERVICES: Mapping[Setup, policy_pb2.Stack.ValueType] = {
+    Setup("verify-budget", lambda pair: replace(pair, verify_budget="3")): policy_pb2.STACK_DRAFT,
+    Setup("middle", _with_middle): policy_pb2.STACK_BOTH,
+}
 
 
 #: Names of drafters behind one another; each is a drafter like the others.
@@ -142,8 +143,10 @@ def _trees() -> Iterator[Method]:
 
 
 def _services() -> Iterator[Method]:
-    for setup in _SERVICES:
-        yield Method(SERVICE, setup.name, POLICIES[VANILLA], setup.name)
+    for setup, models in _SERVICES.items():
+        policy = policy_pb2.SpeculationPolicy(stack=models)
+        policy.MergeFrom(POLICIES[VANILLA])
+        yield Method(SERVICE, setup.name, policy, setup.name)
 
 
 def _policies() -> Iterator[Method]:
