@@ -34,8 +34,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each mo
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Names as commands take them. tokenizer: of another model than the target. verify_budget: of the target's steps.
-    drafter: as a draft service takes it; None for the draft model.
+    """Names as commands take them. tokenizer: of another model than the target. drafter: as a draft service takes it;
+    None for the draft model. middle_model: of a stack. verify_budget: of the target's steps.
 
     No command quantises the target: its texts are what others are compared by.
     """
@@ -49,6 +49,7 @@ class Pair:
     tokenizer: str | None = None
     verify_budget: str = "0"
     drafter: str | None = None
+    middle_model: str | None = None
 
     @property
     def is_rig(self) -> bool:
@@ -61,19 +62,20 @@ class Pair:
             target_model=resolve_rig(self.target_model),
             draft_model=None if self.draft_model == "none" else resolve_rig(self.draft_model),
             drafter=self.drafter,
+            middle_model=None if self.middle_model is None else resolve_rig(self.middle_model),
+            verify_budget=self.verify_budget,
             dtype=self.dtype,
             weights=self.target_weights,
             draft_weights=self.draft_weights,
             threads=self.threads,
             tokenizer=None if self.tokenizer is None else resolve_rig(self.tokenizer),
-            verify_budget=self.verify_budget,
         )
 
     def draft_alone(self) -> Pair:
         """Services whose target is this pair's draft."""
         return replace(
             self, target_model=self.draft_model, target_weights=self.draft_weights, draft_model="none",
-            tokenizer=self.target_model, drafter=None,
+            tokenizer=self.target_model, drafter=None, middle_model=None, verify_budget="0",
         )  # fmt: skip
 
     def options(self) -> dict[str, Any]:

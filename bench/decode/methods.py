@@ -14,13 +14,14 @@ from typing import Any
 from bench.pair import Pair
 from bench.policies import ALONE, POLICIES, VANILLA
 from orchestrator import acceptance, stopping
+from tandem.cli.errors import CliError
 from tandem.drafters import DRAFTERS, MODEL, STAND
 from tandem.policies import ACCEPT_RULES, NAMED, STOP_RULES, policy_from_names
 from tandem.policies import POLICIES as NAMED_POLICIES
 from tandem.v1 import policy_pb2
 
 BASELINE = "baseline"
-ACCEPT, STOP, DRAFTER, TREE, POLICY = KINDS = ("accept", "stop", "drafter", "tree", "policy")
+ACCEPT, STOP, DRAFTER, TREE, SERVICE, POLICY = KINDS = ("accept", "stop", "drafter", "tree", "service", "policy")
 
 _BLOCK = 5  # vanilla's
 #: Of accept rules that never act on blocks as short as vanilla's: FLy needs 5 candidates behind a mismatch.
@@ -51,8 +52,32 @@ class Method:
         return f"{self.kind}/{self.name}"
 
 
+#: Drafters that are made of the target's own weights.
+_OF_THE_TARGET = frozenset({"early-exit"})
+
+
 def _drafting(drafter: str) -> Setup:
+    if drafter in _OF_THE_TARGET:
+        return Setup(
+            drafter,
+            lambda pair: replace(pair, drafter=drafter, draft_model=pair.target_model, draft_weights="full"),
+        )
     return Setup(drafter, lambda pair: replace(pair, drafter=drafter))
+
+
+def _with_middle(pair: Pair) -> Pair:
+    """Raises CliError for a pair without anything between its two models."""
+    if not pair.is_rig:
+        raise CliError(f"there is no model between {pair.draft_model} and {pair.target_model}")
+    return replace(pair, middle_model="rig:noise-0.02")
+
+
+#: Other services than the pair's own, with the stack that is asked for; vanilla's rules are measured in each. A budget
+#: below vanilla's five candidates acts.
+_SERVICES: Mapping[Setup, policy_pb2.Stack.ValueType] = {
+    Setup("verify-budget", lambda pair: replace(pair, verify_budget="3")): policy_pb2.STACK_DRAFT,
+    Setup("middle", _with_middle): policy_pb2.STACK_BOTH,
+}
 
 
 #: Names of drafters behind one another; each is a drafter like the others.
@@ -63,6 +88,7 @@ SETUPS: Mapping[str, Setup] = {
     for setup in (
         Setup(MODEL, lambda pair: pair),
         *(_drafting(name) for name in (*DRAFTERS, *COMBINED) if name != MODEL),
+        *_SERVICES,
     )
 }
 
@@ -84,7 +110,7 @@ def methods(only: Sequence[str] | None = None) -> list[Method]:
 
     Raises ValueError for a name that is neither, with those that there are.
     """
-    found = [*_accept_rules(), *_stop_rules(), *_drafters(), *_trees(), *_policies()]
+    found = [*_accept_rules(), *_stop_rules(), *_drafters(), *_trees(), *_services(), *_policies()]
     if not only:
         return found
     known = {*KINDS, *(method.key for method in found)}
@@ -114,6 +140,13 @@ def _drafters() -> Iterator[Method]:
 def _trees() -> Iterator[Method]:
     for name, policy in _TREES.items():
         yield Method(TREE, name, policy)
+
+
+def _services() -> Iterator[Method]:
+    for setup, models in _SERVICES.items():
+        policy = policy_pb2.SpeculationPolicy(stack=models)
+        policy.MergeFrom(POLICIES[VANILLA])
+        yield Method(SERVICE, setup.name, policy, setup.name)
 
 
 def _policies() -> Iterator[Method]:

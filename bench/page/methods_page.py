@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.decode.methods import ACCEPT, DRAFTER, POLICY, STOP, TREE
+from bench.decode.methods import ACCEPT, DRAFTER, POLICY, SERVICE, STOP, TREE
 from bench.decode.standing import Standing, standing
 from bench.page.cells import interval, number, percent
 from bench.plots.forms.document import Document
@@ -22,6 +22,7 @@ HEADINGS: Mapping[str, str] = {
     "Stop rules": STOP,
     "Drafters": DRAFTER,
     "Trees": TREE,
+    "Services": SERVICE,
     "Both rules by one name": POLICY,
 }
 
