@@ -23,6 +23,7 @@ from draft_service.drafters.growth import Growth, Voice, candidates, receive_gro
 from draft_service.drafters.model import ModelDrafter, Prefill
 from draft_service.drafters.no_ahead import NothingAhead
 from tandem.distributions import CompressedRow
+from tandem.inference import runner
 from tandem.inference.engine import Engine
 from tandem.inference.exits import ExitSequence
 from tandem.sampling import History, SamplingChain
@@ -188,7 +189,7 @@ class _Drafting:
         round_number: int,
         limits: draft_pb2.DraftLimits,
     ) -> None:
-        self.sequence = owner._sequence
+        self.sequence: runner.Sequence = owner._sequence
         self.growth: Growth
         self._owner = owner
         self._tokens = tokens
