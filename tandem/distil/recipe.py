@@ -64,14 +64,14 @@ class Training(_Section):
     warm_up: share of steps. total_variation: its weight beside KL. checkpoint_seconds, report_steps: between two."""
 
     epochs: float = Field(default=2.0, gt=0)
-    batch_tokens: int = Field(default=4096, ge=1)
-    learning_rate: float = Field(default=6e-4, gt=0)
+    batch_tokens: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
     total_variation: float = Field(default=0.5, ge=0)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     checkpoint_seconds: float = Field(default=300.0, gt=0)
-    report_steps: int = Field(default=100, ge=1)
+    report_steps: int = Field(default=500, ge=1)
 
 
 class Recipe(_Section):
