@@ -20,7 +20,7 @@ from tests.support.trio import Trio, trio
 LOSSLESS = [name for name, rule in acceptance.RULES.items() if issubclass(rule, acceptance.LosslessRule)]
 STOPS = list(stopping.RULES)
 # A sampled text of each pair of rules; all stop rules together are one sample.
-SAMPLES_OF_EACH = 30
+SAMPLES_OF_EACH = 20
 _CALLERS = 8
 
 
