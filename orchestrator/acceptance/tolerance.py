@@ -38,9 +38,7 @@ class Tolerance(TargetRule):
 
     def _offer(self, block: Sequence[Position], index: int) -> Offer:
         position = block[index]
-        if self._greedy:
-            return Offer(passes=False, price=0.0)
         tau = self._tolerance * max(0.0, 1 - math.exp(numbers(position).max_log_p))
-        # Where nothing of p is left u was not drawn.
+        # 0 at temperature 0 where it is not 1. Then, and where nothing of p is left, u was not drawn.
         passes = 0 < position.acceptance and position.u < position.acceptance + tau
         return Offer(passes, min(tau, total_variation(position)))

@@ -136,7 +136,7 @@ def test_tiers_wait_for_fifteen_rounds_and_then_decide_every_fifth() -> None:
     assert lengths(rule, *[(3, 0)] * 5) == [3] * 4 + [1]
 
 
-def test_tiers_fall_by_two_at_once_and_rise_by_two() -> None:
+def test_tiers_rise_by_two_at_once_and_fall_one_by_one() -> None:
     rule = Tiers()
     lengths(rule, *[(3, 0)] * 15)
     assert rule.limits().max_tokens == 1
@@ -205,3 +205,10 @@ def test_the_bandit_keeps_its_arm_where_a_round_had_no_candidates() -> None:
     rule = Bandit(max_tokens=3)
     rounds(rule, (0, 0))
     assert rule.thresholds()["arm"] == 0 and rule.limits().max_tokens == 3
+
+
+def test_no_arm_of_the_bandit_exceeds_the_cap() -> None:
+    rule = Bandit(max_tokens=3)
+    for arm in range(5):
+        assert rule.thresholds()["arm"] == arm and rule.limits().max_tokens <= 3
+        rounds(rule, (3, 1), cap=3)

@@ -89,6 +89,10 @@ def test_options_of_a_named_rule_reach_it_and_defaults_are_its_own() -> None:
         (AcceptPolicy(named=NamedRule(name="adasd", options={"strict": 2})), "named.options.strict", "0 or 1, not 2"),
         (AcceptPolicy(named=NamedRule(name="jsd")), "named.options.threshold", "is needed"),
         (
+            AcceptPolicy(named=NamedRule(name="typical", options={"delta": float("inf")})),
+            "named.options.delta", "at least 0, not inf",
+        ),
+        (
             AcceptPolicy(named=NamedRule(name="fly", options={"window": float("inf")})),
             "named.options.window", r"in \[1, 63\], not inf",
         ),
@@ -170,11 +174,13 @@ def outcomes() -> list[RoundOutcome]:
 
 @pytest.mark.parametrize("name", stopping.RULES)
 def test_what_a_stop_rule_learns_stays_in_its_request(name: str) -> None:
-    fresh, taught, beside = (named_stop(name) for _ in range(3))
+    taught, beside = named_stop(name), named_stop(name)
+    before = beside.limits(), beside.thresholds()
     for each in outcomes():
         taught.update(each)
-    assert (beside.limits(), beside.thresholds()) == (fresh.limits(), fresh.thresholds())
-    assert (named_stop(name).limits(), named_stop(name).thresholds()) == (fresh.limits(), fresh.thresholds())
+    assert (beside.limits(), beside.thresholds()) == before
+    later = named_stop(name)
+    assert (later.limits(), later.thresholds()) == before
 
 
 def test_rules_do_learn() -> None:

@@ -23,7 +23,7 @@ STOPS = list(stopping.RULES)
 # And one behind another.
 NAMES = (*DRAFTERS, "stand+model")
 # A sampled text of each pair of rules; all stop rules together are one sample.
-SAMPLES_OF_EACH = 30
+SAMPLES_OF_EACH = 20
 _CALLERS = 8
 
 
