@@ -13,6 +13,7 @@ from torch import Tensor
 from tandem.inference import step
 from tandem.inference.engine import Engine
 from tandem.inference.runner import Block, ContextFullError, ModelRunner, Sequence
+from tandem.inference.scheduler import Budget, Scheduler, Task
 from tandem.inference.work import SingleWork
 from tandem.trees import ROOT, Tree
 from tests.inference.architectures import CONFIGS, CONTEXT, VOCABULARY, Pair, load, pair
@@ -176,6 +177,19 @@ def test_candidates_of_a_tree_are_not_found_by_others() -> None:
     runner.forward([Block(sequence, tokens, 1, tree.parents)])
     other.table.match([*before, *tokens], 36)
     assert other.cached == 16
+
+
+def test_a_tree_takes_no_entries_of_a_text_with_the_same_tokens() -> None:
+    """A text that goes on as the tree's tokens stand side by side has other entries."""
+    models = pair(CONFIGS["llama"])
+    before, tokens, runner = text(16), candidates(Tree([ROOT] * 20)), apart(models, [8])
+    other, sequence = runner.open(), runner.open()
+    runner.forward([Block(other, [*before, *tokens], 1)])
+    sequence.extend([*before, *tokens], [ROOT] * 20)
+    [(_, chunk)] = Scheduler(runner.cache.pool, Budget(tokens=64, rows=8)).plan([Task(sequence, 1)])
+    assert (sequence.cached, chunk.count) == (16, 20)
+    [logits] = runner.run([chunk])
+    agree(logits, models.expected([*before, tokens[-1]], 1))
 
 
 def test_a_tree_may_be_larger_than_what_the_context_leaves() -> None:

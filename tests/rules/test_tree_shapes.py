@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
+from orchestrator.acceptance import Verification
+from orchestrator.judging import positions
 from orchestrator.stopping import Limits, RoundCosts
 from orchestrator.stopping.costs import Costs
 from orchestrator.trees.growing import TreeRule
+from orchestrator.trees.outcome import path_outcome, place_chances
 from orchestrator.trees.ranks import RankAcceptance
 from orchestrator.trees.shapes import Shapes
 from orchestrator.trees.walk import met, walk
+from tandem.noise import NoiseStream
 from tandem.trees import ROOT, Tree
+from tandem.v1 import block_pb2, target_pb2
 from tests.rules.positions import CORRECTION, candidate
 
 
@@ -168,3 +175,35 @@ def test_the_walk_takes_the_first_that_is_accepted_and_goes_on_behind_it() -> No
     assert judged(parents, {1, 5, 6}) == ((1, 5, 6), None)
     assert judged(parents, {4, 5, 6}) == ((), CORRECTION)  # what stands above them is not kept
     assert met(Tree(parents), (1, 5)) == [(0, 1), (4, 5), (6,)]
+
+
+def test_no_two_candidates_of_a_tree_share_a_number() -> None:
+    """Siblings stand at one place of the text, but each has a u of its own."""
+    parents = [ROOT, ROOT, ROOT, 0, 0, 1]
+    block = block_pb2.Block(position=9, token_ids=range(6), parents=parents)
+    verified = target_pb2.VerifiedBlock(
+        round=4, acceptance_probabilities=[0.5] * 6, correction_token_ids=[7] * 6, target_token_ids=range(20, 27),
+        in_support=[True] * 6,
+    )  # fmt: skip
+    found = positions(block, verified, NoiseStream(3), frozenset())
+    assert len({each.u for each in found}) == 6
+    assert [each.target_token for each in found] == [20, 20, 20, 21, 21, 22]  # of the place, not of the candidate
+
+
+def test_a_stop_rule_is_told_of_the_path_that_was_decided() -> None:
+    """By hand: the second candidate for the first place was kept, then none of two; behind stands a third place."""
+    parents = [ROOT, ROOT, 1, 1, 2]
+    block = block_pb2.Block(
+        position=0, token_ids=range(5), parents=parents, entropies=[1, 1, 2, 2, 3],
+        log_probabilities=[-0.5, -1, -1.5, -2, -3],
+    )  # fmt: skip
+    decided = [replace(candidate(accepted=index == 1, tv=0.4), acceptance=0.1 * index) for index in range(5)]
+    judgement = walk(Tree(parents), [replace(each, acceptance=float(at == 1)) for at, each in enumerate(decided)])
+    found = path_outcome(block, decided, judgement, Verification.RATIO, cap=3, costs=None)
+    assert (found.drafted, found.accepted, found.cap) == (3, 1, 3)
+    assert (found.entropies, found.matched) == ((1, 2), (True, False))
+    assert found.probabilities == pytest.approx((math.exp(-1), math.exp(-1.5)))
+    assert found.acceptances == pytest.approx((0.6, 0.6))  # 1 - TV, whichever candidate was kept
+    chosen = path_outcome(block, decided, judgement, Verification.COUPLED, cap=3, costs=None)
+    assert chosen.acceptances == (0.0, 0.0)  # the first candidate was not the one
+    assert place_chances(block, decided, judgement) == [pytest.approx([0.0, 0.1]), pytest.approx([0.2, 0.3])]

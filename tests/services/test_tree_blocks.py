@@ -21,7 +21,7 @@ from tests.services.test_streams import Talk
 from tests.support.pair_law import check_pair_law
 from tests.support.tiny import can_say, tiny_llama
 from tests.support.tokens import byte_tokenizer
-from tests.support.trio import Trio, make_request, policy, trio
+from tests.support.trio import OFF, Trio, make_request, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
@@ -166,6 +166,18 @@ async def test_the_audit_of_a_tree_says_which_path_was_kept() -> None:
     for token, of_model in zip(found.tokens, found.log_probabilities, strict=True):
         # Without a chain that changes anything p is the model's own.
         assert token.target_log_probability == pytest.approx(of_model.log_probability, abs=1e-4)
+
+
+async def test_the_accounts_of_tokens_are_those_of_the_target_alone() -> None:
+    """Each number is of the token's own place in the tree."""
+    async with trio(tiny_llama(3), tiny_llama(3, noise=0.2), TOKENIZER) as services:
+        rules = policy("fixed", "exact", max_tokens=3, tree_nodes=9)
+        found = await audited(services, [1, 2, 3], rules, max_tokens=40)
+        alone = await audited(services, [1, 2, 3], OFF, max_tokens=40)
+    assert found.token_ids == alone.token_ids and found.trees
+    for one, other in zip(found.tokens, alone.tokens, strict=True):
+        assert one.target_entropy == pytest.approx(other.target_entropy, abs=1e-4)
+        assert one.target_log_probability == pytest.approx(other.target_log_probability, abs=1e-4)
 
 
 # What is refused.
