@@ -130,12 +130,12 @@ def test_the_example_of_the_papers_authors() -> None:
     from tandem.sampling import History, SamplingChain, SamplingParams
     from tandem.transcripts import Reader
 
-    def words(**ids: int) -> Tokenizer:
-        inner = tokenizers.Tokenizer(models.WordLevel(vocab=ids))
+    def words(unknown: int, **ids: int) -> Tokenizer:
+        inner = tokenizers.Tokenizer(models.WordLevel(vocab={"[UNK]": unknown, **ids}, unk_token="[UNK]"))
         inner.decoder = decoders.Metaspace()
         return Tokenizer(inner, template=None, special={}, ends=())
 
-    target, draft = words(hello=0, world=1, foo=2, bar=3), words(hello=0, world=1, foo=2, baz=4)
+    target, draft = words(5, hello=0, world=1, foo=2, bar=3), words(3, hello=0, world=1, foo=2, baz=4)
     found = shared(target, draft)
     assert found == Intersection((0, 1, 2), (0, 1, 2))
     translation = Translation(found, Reader(target, draft), 6, torch.device("cpu"))

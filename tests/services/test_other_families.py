@@ -36,8 +36,8 @@ SHARED = intersect(TARGET, OWN, target_size=SIZE, draft_size=OWN_SIZE)
 #: Of the target alone.
 UNSHARED = [token for token in range(SIZE) if token not in SHARED.target_ids]
 PROMPT = TARGET.encode("the walk is the")
-LENGTH = 40
-SAMPLES = 400
+LENGTH = 30
+SAMPLES = 300
 PENALTIES: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.5}
 #: Towards tokens that the draft has not, and away from some that it has.
 BIAS: dict[str, Any] = {
@@ -83,7 +83,8 @@ def test_the_families_share_some_tokens() -> None:
 @pytest.mark.parametrize("sampling", [{}, PENALTIES, BIAS], ids=["plain", "penalties", "bias"])
 async def test_greedy_texts_are_the_targets(sampling: dict[str, Any]) -> None:
     async with pair() as services:
-        said, accepted = await check_same(services, [policy(stop, "exact") for stop in STOP_RULES], sampling)
+        stops = ("fixed", "adasd") if sampling else STOP_RULES
+        said, accepted = await check_same(services, [policy(stop, "exact") for stop in stops], sampling)
     assert accepted > 0 and (sampling is not BIAS or said & set(UNSHARED))
 
 
@@ -147,18 +148,19 @@ async def test_sampled_texts_have_the_targets_law(stop: str, accept: str, sampli
 
 async def test_lossy_rules_take_its_rows() -> None:
     """Bracketed from few entries, and decided by full rows where that is not enough: one text."""
-    texts, fetched = [], 0
-    for entries in (8, 65536):
+    texts: dict[int, list[list[int]]] = {8: [], 65536: []}
+    reports = []
+    for entries, found_with in texts.items():
         async with pair(0.1, bracket_entries=entries) as services:
-            for prompt in ("the walk", "is the", "walking the"):
-                found = await services.complete(
-                    TARGET.encode(prompt), policy=policy("fixed", "jsd", threshold=0.5), max_tokens=LENGTH
-                )
-                texts.append(list(found.token_ids))
-                report = found.finish.speculation
-                assert report.draft_failures == 0 < report.accepted_tokens
-                fetched += report.full_rows if entries == 8 else 0
-    assert texts[:3] == texts[3:] and fetched > 0
+            for threshold in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
+                rules = policy("fixed", "jsd", threshold=threshold)
+                found = await services.complete(PROMPT, policy=rules, max_tokens=LENGTH)
+                found_with.append(list(found.token_ids))
+                reports.append((entries, found.finish.speculation))
+    assert texts[8] == texts[65536]
+    assert all(report.draft_failures == 0 < report.accepted_tokens for _, report in reports)
+    assert sum(report.lossy_tokens for _, report in reports) > 0
+    assert sum(report.full_rows for entries, report in reports if entries == 8) > 0
 
 
 @pytest.mark.parametrize("accept", ["exact", "ratio"])
