@@ -51,7 +51,8 @@ async def test_a_tree_is_verified_whole_beside_a_budget() -> None:
 
 async def test_a_tree_has_no_middle_model() -> None:
     middle = tiny_llama(1, noise=0.03)
-    async with trio(tiny_llama(1), tiny_llama(1, noise=0.1), TOKENIZER, middle=middle) as services:
+    tokenizer = byte_tokenizer(64, ends=(63,))  # a grammar ends with a token
+    async with trio(tiny_llama(1), tiny_llama(1, noise=0.1), tokenizer, middle=middle) as services:
         alone = await services.complete([1, 2, 3], max_tokens=30)
         for _ in range(3):  # a stack that nothing is known of would have been tried
             rules = policy("fixed", "exact", max_tokens=4, tree_nodes=9)
@@ -92,7 +93,7 @@ async def test_the_law_above_a_drafter_without_a_model_and_a_middle_is_the_targe
         drafter=lambda model: make(name, model, byte_tokenizer(FEW), share_ngrams=name == "stand"),
         middle=tiny_llama(11, vocabulary=FEW, noise=0.3),
     )
-    assert sum(report.middle.drafted_tokens for report in reports) > 50
+    assert sum(report.middle.drafted_tokens for report in reports) > 25
 
 
 # What the target refuses of a caller for which it drafts.
