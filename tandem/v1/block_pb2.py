@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.v1 import distribution_pb2 as tandem_dot_v1_dot_distribution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/block.proto\x12\ttandem.v1\x1a\x1ctandem/v1/distribution.proto\"\xa5\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x19\n\x11log_probabilities\x18\x03 \x03(\x02\x12\x11\n\tentropies\x18\x04 \x03(\x02\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12\x0f\n\x07parents\x18\x1e \x03(\x05\"\xa4\x01\n\x0c\x43ontinuation\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0c\n\x04kept\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12?\n\x14target_distributions\x18\x14 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12\x0c\n\x04path\x18\x1e \x03(\r\x12\x12\n\ntaken_back\x18( \x01(\r\"~\n\x06Timing\x12\x1a\n\x12queue_microseconds\x18\x01 \x01(\x04\x12\x1c\n\x14\x63ompute_microseconds\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x13\n\x0bstep_tokens\x18\x04 \x01(\x04\x12\x16\n\x0estep_sequences\x18\x05 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/block.proto\x12\ttandem.v1\x1a\x1ctandem/v1/distribution.proto\"\xa5\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x19\n\x11log_probabilities\x18\x03 \x03(\x02\x12\x11\n\tentropies\x18\x04 \x03(\x02\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12\x0f\n\x07parents\x18\x1e \x03(\x05\"\xbd\x01\n\x0c\x43ontinuation\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0c\n\x04kept\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12?\n\x14target_distributions\x18\x14 \x03(\x0b\x32!.tandem.v1.CompressedDistribution\x12\x0c\n\x04path\x18\x1e \x03(\r\x12\x12\n\ntaken_back\x18( \x01(\r\x12\x17\n\x0ftarget_features\x18< \x01(\x0c\"~\n\x06Timing\x12\x1a\n\x12queue_microseconds\x18\x01 \x01(\x04\x12\x1c\n\x14\x63ompute_microseconds\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x13\n\x0bstep_tokens\x18\x04 \x01(\x04\x12\x16\n\x0estep_sequences\x18\x05 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOCK']._serialized_start=67
   _globals['_BLOCK']._serialized_end=232
   _globals['_CONTINUATION']._serialized_start=235
-  _globals['_CONTINUATION']._serialized_end=399
-  _globals['_TIMING']._serialized_start=401
-  _globals['_TIMING']._serialized_end=527
+  _globals['_CONTINUATION']._serialized_end=424
+  _globals['_TIMING']._serialized_start=426
+  _globals['_TIMING']._serialized_end=552
 # @@protoc_insertion_point(module_scope)

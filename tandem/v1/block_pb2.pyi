@@ -102,6 +102,7 @@ class Continuation(_message.Message):
     TARGET_DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     TAKEN_BACK_FIELD_NUMBER: _builtins.int
+    TARGET_FEATURES_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Absolute position of the first of `token_ids`: what was committed before
     the last block, plus `kept`. A mismatch is refused with PREFIX_MISMATCH.
@@ -114,6 +115,13 @@ class Continuation(_message.Message):
     """Tokens committed before that are taken back, from the end; `position` counts
     what is left. Only where `kept` is 0, and none of the caller's prompt. 0: none.
     A model whose own text is verified by another takes back what that rejects.
+    """
+    target_features: _builtins.bytes
+    """To a draft that asks for it (`target_features` of DraftOpened), and refused by
+    all others: the target's features (see Features) before each of the text's last
+    tokens, in order, the last one that which the last of `token_ids` was drawn from.
+    As many as are known without a gap, which may be fewer or more than are new; at
+    most 256.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -145,10 +153,11 @@ class Continuation(_message.Message):
         target_distributions: _abc.Iterable[_distribution_pb2.CompressedDistribution] | None = ...,
         path: _abc.Iterable[_builtins.int] | None = ...,
         taken_back: _builtins.int = ...,
+        target_features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "path", b"path", "position", b"position", "taken_back", b"taken_back", "target_distributions", b"target_distributions", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "path", b"path", "position", b"position", "taken_back", b"taken_back", "target_distributions", b"target_distributions", "target_features", b"target_features", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,8 @@ class ModelInfo(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     TREES_FIELD_NUMBER: _builtins.int
     INTERSECTION_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    FED_WITH_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name under which the model was loaded: `embedded:smollm2`, a Hugging Face
     id or the last part of a folder. Never empty.
@@ -88,6 +90,18 @@ class ModelInfo(_message.Message):
         above is the model's own, or there is none.
         """
 
+    @_builtins.property
+    def features(self) -> Global___Features:
+        """What the model can give of its hidden states to a draft that is fed with them.
+        Unset: nothing, or a service older than this field.
+        """
+
+    @_builtins.property
+    def fed_with(self) -> Global___Features:
+        """What a draft has to be fed with: it fits a target whose `features` are the same.
+        Unset: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -102,14 +116,48 @@ class ModelInfo(_message.Message):
         weights: _builtins.str = ...,
         trees: _builtins.bool = ...,
         intersection: Global___VocabularyIntersection | None = ...,
+        features: Global___Features | None = ...,
+        fed_with: Global___Features | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["intersection", b"intersection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "fed_with", b"fed_with", "intersection", b"intersection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "intersection", b"intersection", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trees", b"trees", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "features", b"features", "fed_with", b"fed_with", "intersection", b"intersection", "model_id", b"model_id", "parameter_count", b"parameter_count", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint", "trees", b"trees", "vocabulary_size", b"vocabulary_size", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class Features(_message.Message):
+    """Hidden states behind the final norm, which the output layer reads (features of
+    EAGLE, arXiv 2401.15077). That of a position has read the text up to there, and
+    the law of the token that follows is made of it. As bytes: float16, little-endian,
+    `width` numbers for a position, position after position.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Numbers for a position; at least 1."""
+    family: _builtins.str
+    """Architecture of the model that they are of, as its config names it: `llama`.
+    Never empty.
+    """
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        family: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Features: _TypeAlias = Features  # noqa: Y015
 
 @_typing.final
 class VocabularyIntersection(_message.Message):

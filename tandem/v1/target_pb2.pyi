@@ -192,10 +192,16 @@ class VerifyRound(_message.Message):
     CONTINUATION_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Number of the round, growing within a sequence, from 0 or more; a message
     whose round is not larger than the last one's is dropped and counted, and
     gets no answer.
+    """
+    features: _builtins.int
+    """Send features: those that the laws of the block's positions are made of, and
+    those of positions before them, this many less one at most, as far as this pass
+    takes them in. At most 256; 0: none. Refused where ModelInfo has no `features`.
     """
     @_builtins.property
     def continuation(self) -> _block_pb2.Continuation:
@@ -218,10 +224,11 @@ class VerifyRound(_message.Message):
         continuation: _block_pb2.Continuation | None = ...,
         block: _block_pb2.Block | None = ...,
         format: _distribution_pb2.DistributionFormat | None = ...,
+        features: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "format", b"format", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "continuation", b"continuation", "features", b"features", "format", b"format", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,10 +274,13 @@ class Generate(_message.Message):
     CONTINUATION_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """As in VerifyRound."""
     max_tokens: _builtins.int
     """Most tokens to generate; at least 1."""
+    features: _builtins.int
+    """As in VerifyRound, for each token; those of positions before come with the first."""
     @_builtins.property
     def continuation(self) -> _block_pb2.Continuation:
         """As in VerifyRound."""
@@ -286,10 +296,11 @@ class Generate(_message.Message):
         continuation: _block_pb2.Continuation | None = ...,
         max_tokens: _builtins.int = ...,
         format: _distribution_pb2.DistributionFormat | None = ...,
+        features: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "format", b"format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "format", b"format", "max_tokens", b"max_tokens", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "features", b"features", "format", b"format", "max_tokens", b"max_tokens", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,6 +406,7 @@ class VerifiedBlock(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CONSIDERED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round that this answers."""
     position: _builtins.int
@@ -405,6 +417,11 @@ class VerifiedBlock(_message.Message):
     and may be 0. All columns are of a block of so many candidates; the others
     count as never submitted: `kept` of the next message is at most this many.
     Unset: all of them. A block with parents is verified whole.
+    """
+    features: _builtins.bytes
+    """Features, see Features in model.proto, where asked for: the last n + 1 are those
+    that the laws of this block's positions are made of, in their order. Those
+    before them are of the positions before, without a gap.
     """
     @_builtins.property
     def acceptance_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -508,10 +525,11 @@ class VerifiedBlock(_message.Message):
         timing: _block_pb2.Timing | None = ...,
         model: Global___ModelLogProbabilities | None = ...,
         considered: _builtins.int | None = ...,
+        features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_considered", b"_considered", "considered", b"considered", "model", b"model", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_considered", b"_considered", "acceptance_probabilities", b"acceptance_probabilities", "considered", b"considered", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "model", b"model", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_considered", b"_considered", "acceptance_probabilities", b"acceptance_probabilities", "considered", b"considered", "correction_log_probabilities", b"correction_log_probabilities", "correction_token_ids", b"correction_token_ids", "distances_lower", b"distances_lower", "distances_upper", b"distances_upper", "distributions", b"distributions", "entropies", b"entropies", "features", b"features", "in_support", b"in_support", "log_probabilities", b"log_probabilities", "max_log_probabilities", b"max_log_probabilities", "model", b"model", "position", b"position", "round", b"round", "target_log_probabilities", b"target_log_probabilities", "target_token_ids", b"target_token_ids", "timing", b"timing", "top3_entropies", b"top3_entropies", "total_variations", b"total_variations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__considered: _TypeAlias = _typing.Literal["considered"]  # noqa: Y015
     _WhichOneofArgType__considered: _TypeAlias = _typing.Literal["_considered", b"_considered"]  # noqa: Y015
@@ -653,6 +671,7 @@ class GeneratedToken(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     MODEL_LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Round that this answers."""
     position: _builtins.int
@@ -670,6 +689,10 @@ class GeneratedToken(_message.Message):
     model_log_probability: _builtins.float
     """log p of the token under the model itself, before the sampling chain, in
     nats; where asked for.
+    """
+    features: _builtins.bytes
+    """Features, where asked for: the last ones are those that the token was drawn
+    from; with a first token those of positions before may precede them.
     """
     @_builtins.property
     def distribution(self) -> _distribution_pb2.CompressedDistribution:
@@ -696,10 +719,11 @@ class GeneratedToken(_message.Message):
         timing: _block_pb2.Timing | None = ...,
         model_log_probability: _builtins.float | None = ...,
         top: Global___TopTokens | None = ...,
+        features: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability", "distribution", b"distribution", "model_log_probability", b"model_log_probability", "timing", b"timing", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability", "distribution", b"distribution", "entropy", b"entropy", "last", b"last", "log_probability", b"log_probability", "model_log_probability", b"model_log_probability", "position", b"position", "round", b"round", "timing", b"timing", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability", "distribution", b"distribution", "entropy", b"entropy", "features", b"features", "last", b"last", "log_probability", b"log_probability", "model_log_probability", b"model_log_probability", "position", b"position", "round", b"round", "timing", b"timing", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_log_probability: _TypeAlias = _typing.Literal["model_log_probability"]  # noqa: Y015
     _WhichOneofArgType__model_log_probability: _TypeAlias = _typing.Literal["_model_log_probability", b"_model_log_probability"]  # noqa: Y015
