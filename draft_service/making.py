@@ -11,6 +11,7 @@ from tandem.drafters import EARLY_EXIT, PROMPT_LOOKUP, STAND, SUFFIX
 if TYPE_CHECKING:
     from draft_service.drafters.base import Drafter
     from tandem.grammars import Grammars
+    from tandem.inference.serving import ServedModel
 
 # Tokens that have to be found again where another drafter would have a say otherwise: of SAM-Decoding's public code
 # (arXiv 2411.10666), and the longest run that prompt look-up looks for [ours]. A short match is a guess.
@@ -32,12 +33,25 @@ def make_drafter(settings: DraftSettings) -> tuple[Drafter, Grammars | None]:
         from tandem.wire import model_info
 
         target = read_target(settings.for_target, settings.for_target_revision) if settings.for_target else None
-        served = load_engine(settings.model, settings.revision, keeps_turns=True, **settings.engine_options())
+        options = settings.engine_options()
+        served = load_engine(settings.model, settings.revision, keeps_turns=True, may_be_fed=True, **options)
         grammars = served.grammars
+        if served.loaded.is_fed:
+            return features(served)
         if target is not None and (drafter := translating(served, target)) is not None:
             grammars = target.grammars
             return drafter
         return ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+
+    def features(served: ServedModel) -> Drafter:
+        from draft_service.drafters.features import FeaturesDrafter
+        from tandem.models import UnsupportedModelError
+        from tandem.wire import model_info
+
+        for flag, is_set in (("--for-target", settings.for_target), ("--look-ahead-rows", settings.look_ahead_rows)):
+            if is_set:
+                raise UnsupportedModelError(f"{flag} does not go with {served.model_id}, which reads features")
+        return FeaturesDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
 
     def early_exit() -> Drafter:
         nonlocal grammars

@@ -60,13 +60,16 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             sequence = await self._drafter.open(spec)
             session.opened()
             try:
-                entries = self._drafter.target_entries
-                opened = draft_pb2.DraftOpened(model=self._drafter.info, target_entries=entries)
+                entries, info = self._drafter.target_entries, self._drafter.info
+                opened = draft_pb2.DraftOpened(model=info, target_entries=entries)
                 yield draft_pb2.DraftResponse(opened=opened)
                 progress = Progress(
                     list(spec.tokens), self._vocabulary_size, self._most_tokens, spec.prompt_length
                 )
-                stream = DraftStream(sequence, progress, session, self._count_stale, self._pushers, entries)
+                stream = DraftStream(
+                    sequence, progress, session, self._count_stale, self._pushers,
+                    entries, info.fed_with.features.width,
+                )  # fmt: skip
                 async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:
                         yield response

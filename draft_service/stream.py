@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from draft_service.drafters.base import Candidates, DraftSequence, GrowsTrees
+from torch import Tensor
+
+from draft_service.drafters.base import Candidates, DraftSequence, GrowsTrees, TakesFeatures
 from draft_service.pushing import Pushers, Pushing, drafted_block
 from tandem.block_limits import check_limits, check_look_ahead
 from tandem.block_trees import read_tree
@@ -15,7 +17,7 @@ from tandem.telemetry.sessions import Session, end_ahead, end_block
 from tandem.telemetry.tracing import NO_SPAN
 from tandem.trees import Tree
 from tandem.v1 import draft_pb2
-from tandem.wire import compressed_rows, full_row_message
+from tandem.wire import compressed_rows, full_row_message, states
 
 # Of the target's distributions in one message.
 _MOST_LAWS = 1024
@@ -32,13 +34,16 @@ class DraftStream:
         on_stale: Callable[[], None],
         pushers: Pushers | None = None,
         target_entries: int = 0,
+        feature_width: int = 0,
     ) -> None:
-        """pushers: all streams of the service. target_entries: of its drafter."""
+        """pushers: all streams of the service. target_entries: of its drafter. feature_width: of what its drafter is
+        fed with; 0 for nothing."""
         self._sequence = sequence
         self._progress = progress
         self._session = session
         self._on_stale = on_stale
         self._target_entries = target_entries
+        self._feature_width = feature_width
         self._loop = asyncio.get_running_loop()
         self._pushing = Pushing(sequence)
         self._pushers = pushers or Pushers()
@@ -170,7 +175,15 @@ class DraftStream:
             raise TandemError.invalid_field(
                 f"{path}.target_distributions", f"has {len(laws)} entries; at most {_MOST_LAWS}"
             )
+        features = self._features(message.continuation.target_features, f"{path}.target_features")
         cached = progress.advance(message.round, message.continuation, path=path)
+        if features is not None:
+            if len(features) > len(progress.tokens):
+                raise TandemError.invalid_field(
+                    f"{path}.target_features", f"has {len(features)} positions for {len(progress.tokens)} tokens"
+                )
+            assert isinstance(self._sequence, TakesFeatures)
+            self._sequence.fed(progress.tokens, features)
         if laws:
             if len(laws) > len(progress.tokens):
                 raise TandemError.invalid_field(
@@ -181,6 +194,14 @@ class DraftStream:
             )
             self._sequence.told(progress.tokens, rows)
         return cached
+
+    def _features(self, data: bytes, path: str) -> Tensor | None:
+        """Raises TandemError INVALID_FIELD."""
+        if not data:
+            return None
+        if not self._feature_width:
+            raise TandemError.invalid_field(path, "is nothing that this drafter asks for")
+        return states(data, self._feature_width, path=path)
 
     def _look_ahead(self, plan: draft_pb2.LookAhead) -> None:
         """A reader that has not even taken in what came before the last block is not sent more."""

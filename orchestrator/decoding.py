@@ -190,7 +190,7 @@ class Decoder:
         proposed, account = block, None
 
         async def decide() -> tuple[block_pb2.Block, target_pb2.VerifiedBlock, list[Position], Judgement | None]:
-            verified = await self._target.verify(self._round, proposed, clock, self._draft.target_entries)
+            verified = await self._target.verify(self._round, proposed, clock, self._draft.wants)
             submitted = considered(proposed, verified)
             if not submitted.token_ids:
                 return submitted, verified, [], None
@@ -225,7 +225,8 @@ class Decoder:
         self._tokens += [block.token_ids[index] for index in at.candidates]
         self._tokens.append(follows)
         laws = [verified.distributions[row] for row in at.rows] if verified.distributions else []
-        self._draft.told(laws, len(at.rows))
+        before, features = self._target.features(verified.features, len(verified.target_token_ids))
+        self._draft.told(laws, len(at.rows), [features[row] for row in at.rows] if features else [], before)
         if self._round > 1:  # the first takes in the prompt
             parts = self._account.round_ended(clock, drafted=drafted)
             self._watch.timed(parts, clock.took, drafted=drafted)
@@ -302,7 +303,7 @@ class Decoder:
         is_first = self._round == 1  # and takes in the prompt
         prefill = self._watch.span.child(spans.PREFILL) if is_first else NO_SPAN
         with self._watch.exchange(VERIFY_GENERATE) as exchange:
-            generated = self._target.generate(self._round, tokens, lambda: clock, self._draft.target_entries)
+            generated = self._target.generate(self._round, tokens, lambda: clock, self._draft.wants)
             async with aclosing(generated):
                 async for token in generated:
                     exchange.answered(token.timing)
@@ -329,7 +330,8 @@ class Decoder:
         if token.HasField("model_log_probability"):
             committed.model = ModelLogProbability.of(token.model_log_probability, token.top)
         self._tokens.append(token.token_id)
-        self._draft.told([token.distribution] if token.HasField("distribution") else [], 1)
+        before, features = self._target.features(token.features, 1)
+        self._draft.told([token.distribution] if token.HasField("distribution") else [], 1, features, before)
         return committed
 
     def _learn_alone(self, clock: RoundClock) -> None:

@@ -30,7 +30,7 @@ from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
 from orchestrator.streams import DraftStream
-from orchestrator.target_laws import TargetLaws
+from orchestrator.target_laws import NOTHING, TargetLaws, Wants
 from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 # Of the patience: by so much a round has to be slower than the target alone for the draft to be left.
 _MARGIN = 0.2
+# Features that are kept for a draft, of the text's last tokens: each may take many kilobytes.
+_MOST_FEATURES = 64
 # What full rows are taken to need before any were asked for.
 _ROWS_SECONDS = 0.5
 
@@ -75,7 +77,8 @@ class DraftSide:
         self._watch = watch
         self._stream: DraftStream | None = None
         self._prefix = Prefix(tokens)
-        self._laws = TargetLaws()
+        self._laws = TargetLaws[distribution_pb2.CompressedDistribution]()
+        self._features = TargetLaws[bytes](_MOST_FEATURES)
         self._pending: asyncio.Task[Any] | None = None  # an answer that is late
         self._loss: asyncio.TimerHandle | None = None  # when that is too late
         self._return: Return | None = None
@@ -178,8 +181,7 @@ class DraftSide:
         self.cap = message.limits.max_tokens
         block = block_pb2.Block(position=position)
         if self.cap:
-            if self.target_entries:
-                message.continuation.target_distributions.extend(self._laws.take())
+            self._tell(message.continuation)
             there = self._foreseen(message, limits_message(ahead, min(ahead.max_tokens, left - 1)), clock)
             if there is not None:
                 block = there
@@ -202,6 +204,7 @@ class DraftSide:
             limits=limits_message(limits, len(shape)),
             parents=shape.parents,
         )
+        self._tell(message.continuation)
         self.cap = shape.height
         block = block_pb2.Block(position=position)
         if self._stream is not None:
@@ -344,13 +347,28 @@ class DraftSide:
         return None
 
     @property
-    def target_entries(self) -> int:
-        """How many of the target's likeliest tokens it wants to be told at each position; 0 for none."""
-        return self._stream.target_entries if self._stream is not None else 0
+    def wants(self) -> Wants:
+        """What it wants to be told of the target at each position."""
+        return self._stream.wants if self._stream is not None else NOTHING
 
-    def told(self, laws: Sequence[distribution_pb2.CompressedDistribution], committed: int) -> None:
-        """So many tokens were committed. laws: p at their positions, none where it was not asked for."""
+    def told(
+        self,
+        laws: Sequence[distribution_pb2.CompressedDistribution],
+        committed: int,
+        features: Sequence[bytes] = (),
+        before: Sequence[bytes] = (),
+    ) -> None:
+        """So many tokens were committed. laws, features: p at their positions and what it was made of, none where it
+        was not asked for. before: features of the positions before them, as far as they came."""
         self._laws.add(laws, committed)
+        self._features.add(features, committed, before)
+
+    def _tell(self, continuation: block_pb2.Continuation) -> None:
+        wants = self.wants
+        if wants.entries:
+            continuation.target_distributions.extend(self._laws.take())
+        if wants.features:
+            continuation.target_features = b"".join(self._features.take())
 
     def submitted(self, count: int) -> None:
         """Only the first `count` candidates of the last block were verified: what follows them, if all are kept, is no
@@ -365,6 +383,7 @@ class DraftSide:
         """The text was cut to its first `length` tokens; it may have grown again since. before: tokens that it had."""
         self._prefix.rewind(length)
         self._laws.rewind(length, before, len(self._tokens))
+        self._features.rewind(length, before, len(self._tokens))
         if self._return is not None:
             self._return.rewind(length)
 

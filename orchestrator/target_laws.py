@@ -1,31 +1,51 @@
-"""What the target has said of its distributions and the draft has still to be told.
+"""What the target has said at the positions of a text and the draft has still to be told.
 
-Some drafters learn from it (`target_entries` of DraftOpened). What matters is only how well they draft: where something
-is missing, they know less.
+Some drafters learn from its distributions, some are fed with its features (`target_entries` of DraftOpened, `fed_with`
+of ModelInfo). What matters is only how well they draft: where something is missing, they know less.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from tandem.v1 import distribution_pb2
+T = TypeVar("T")
 
+#: Positions that a draft may ask features of at first.
+MOST_FEATURES = 256
 # Of the text's last tokens: what is older is not told after a while without the draft.
 _MOST = 256
 
 
-class TargetLaws:
-    """p at the positions of the text's last tokens, without a gap."""
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a draft wants to be told. entries: of the target's distribution at each position. features: whether those
+    that it is made of, and at first of how many positions. 0 for none."""
 
-    def __init__(self) -> None:
-        self._laws: deque[distribution_pb2.CompressedDistribution] = deque(maxlen=_MOST)
+    entries: int = 0
+    features: int = 0
 
-    def add(self, laws: Sequence[distribution_pb2.CompressedDistribution], committed: int) -> None:
-        """So many tokens have been committed; laws: at their positions, none where they were not asked for."""
+
+#: Of a draft that is told nothing.
+NOTHING = Wants()
+
+
+class TargetLaws(Generic[T]):
+    """p at the positions of the text's last tokens, or the features that it is made of, without a gap."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._laws: deque[T] = deque(maxlen=most)
+
+    def add(self, laws: Sequence[T], committed: int, before: Sequence[T] = ()) -> None:
+        """So many tokens have been committed; laws: at their positions, none where they were not asked for. before: at
+        the positions before them, which are of use where nothing else is known there."""
         if len(laws) < committed:
             self._laws.clear()
         else:
+            if not self._laws:
+                self._laws.extend(before)
             self._laws.extend(laws[:committed])
 
     def rewind(self, length: int, before: int, now: int) -> None:
@@ -37,8 +57,13 @@ class TargetLaws:
         for _ in range(min(before - known, len(self._laws))):
             self._laws.pop()
 
-    def take(self) -> list[distribution_pb2.CompressedDistribution]:
+    def take(self) -> list[T]:
         """All of them, which the draft is told now."""
         laws = list(self._laws)
         self._laws.clear()
         return laws
+
+
+def feature_rows(data: bytes, width: int) -> list[bytes]:
+    """Those of each position; data: as they travel. width: numbers of one, of two bytes each; 0 for no features."""
+    return [data[at : at + 2 * width] for at in range(0, len(data), 2 * width)] if width else []

@@ -21,6 +21,7 @@ from orchestrator.prefix import Prefix
 from orchestrator.replicas import BROKEN, NOT_TAKEN, Pair
 from orchestrator.request import Plan
 from orchestrator.streams import TargetStream
+from orchestrator.target_laws import NOTHING, Wants, feature_rows
 from orchestrator.watch import VERIFY_BLOCK, VERIFY_OPEN, VERIFY_RESOLVE, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import make_handshake
@@ -129,15 +130,19 @@ class TargetSide:
             await self._stream.open(message)
 
     async def verify(
-        self, round_number: int, block: block_pb2.Block, clock: RoundClock, entries: int = 0
+        self, round_number: int, block: block_pb2.Block, clock: RoundClock, wants: Wants = NOTHING
     ) -> target_pb2.VerifiedBlock:
-        """entries: how many of p are wanted at each position; 0 for none."""
+        """wants: what is wanted of p at each position."""
         if block.parents and not self._pair.target.model.trees:  # one that has taken over
             raise TandemError.not_supported("round.block.parents", "the target verifies no trees")
         await self.open()
         assert self._stream is not None
         message = target_pb2.VerifyRound(
-            round=round_number, continuation=self._prefix.continuation(), block=block, format=_format(entries)
+            round=round_number,
+            continuation=self._prefix.continuation(),
+            block=block,
+            format=_format(wants.entries),
+            features=self._positions(wants),
         )
         with self._watch.exchange(VERIFY_BLOCK) as exchange:
             verified = await self._stream.round(message)
@@ -168,10 +173,10 @@ class TargetSide:
         self._prefix.rewind(length)
 
     async def generate(
-        self, round_number: int, most: int, clock: Callable[[], RoundClock], entries: int = 0
+        self, round_number: int, most: int, clock: Callable[[], RoundClock], wants: Wants = NOTHING
     ) -> AsyncGenerator[target_pb2.GeneratedToken]:
         """Plain decoding: up to `most` tokens, fewer where a stop token or the end of the context comes first. Whoever
-        reads commits each before asking for the next. clock: of the token that is being made. entries: as in
+        reads commits each before asking for the next. clock: of the token that is being made. wants: as in
         `verify`."""
         left, is_last = most, False
         current: TargetStream | None = None  # that the tokens come from
@@ -186,7 +191,8 @@ class TargetSide:
                     round=round_number,
                     continuation=self._prefix.continuation(),
                     max_tokens=left,
-                    format=_format(entries),
+                    format=_format(wants.entries),
+                    features=self._positions(wants),
                 )
                 current = self._stream
                 tokens = current.generate(message)
@@ -197,6 +203,16 @@ class TargetSide:
             left, is_last = left - 1, token.last
             yield token
             self._prefix.is_whole()
+
+    def features(self, data: bytes, positions: int) -> tuple[list[bytes], list[bytes]]:
+        """Of an answer over so many positions: those of positions before them, and those of each; none of either where
+        none were asked for."""
+        rows = feature_rows(data, self._pair.target.model.features.width)
+        return rows[: len(rows) - positions], rows[len(rows) - positions :] if rows else []
+
+    def _positions(self, wants: Wants) -> int:
+        """Whose features are asked for; 0 where the target gives none."""
+        return wants.features if self._pair.target.model.HasField("features") else 0
 
     def close(self) -> None:
         """Ends the stream; the next thing that is asked opens another one."""

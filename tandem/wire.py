@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from tandem.constraints import Constraint, FollowsGrammar, NoEndBefore
@@ -12,6 +13,7 @@ from tandem.distributions import CompressedRow, full_row_from_bytes, half_to_byt
 from tandem.grammars import GrammarError, Grammars
 from tandem.inference.engine import EngineLoad, Timing
 from tandem.inference.serving import ServedModel
+from tandem.inference.states import features_of
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.rpc.sampling import check_priority, check_rule, check_sampling, check_token_ids
@@ -20,6 +22,8 @@ from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, model_pb2, samplin
 
 # Tokens that may end a text, where the vocabulary does not say how many there are.
 _MOST_ENDS = 1 << 20
+#: Positions whose features one message has, or may ask for beside its block's.
+MOST_FEATURES = 256
 # Of a distribution, as orchestrators ask for at most: a block of the longest then fits a message.
 _MOST_ENTRIES = 65536
 
@@ -128,6 +132,23 @@ def full_row(message: distribution_pb2.FullRow, *, path: str, vocabulary_size: i
         raise TandemError.invalid_field(path, str(error)) from error
 
 
+def state_bytes(states: torch.Tensor | None) -> bytes:
+    """Hidden states float16 [n, H] on the host as features; nothing for None."""
+    return b"" if states is None else states.numpy().astype("<f2", copy=False).tobytes()
+
+
+def states(data: bytes, width: int, *, path: str) -> torch.Tensor:
+    """Features as hidden states float16 [n, width], at most MOST_FEATURES. Raises TandemError INVALID_FIELD."""
+    if len(data) % (2 * width):
+        raise TandemError.invalid_field(path, f"has {len(data)} bytes, which are no features of {width} float16 each")
+    if (count := len(data) // (2 * width)) > MOST_FEATURES:
+        raise TandemError.invalid_field(path, f"has features of {count} positions; at most {MOST_FEATURES}")
+    found = np.frombuffer(data, "<f2").reshape(-1, width)
+    if not np.isfinite(found).all():
+        raise TandemError.invalid_field(path, "has a number that is not finite")
+    return torch.from_numpy(found.astype(np.float16))
+
+
 def timing_message(timing: Timing) -> block_pb2.Timing:
     return block_pb2.Timing(
         queue_microseconds=timing.queue_microseconds,
@@ -151,7 +172,7 @@ def load_message(load: EngineLoad) -> model_pb2.Load:
 
 
 def model_info(served: ServedModel) -> model_pb2.ModelInfo:
-    loaded = served.loaded
+    loaded, found = served.loaded, features_of(served.loaded.model)
     return model_pb2.ModelInfo(
         model_id=served.model_id,
         revision=served.revision,
@@ -163,6 +184,7 @@ def model_info(served: ServedModel) -> model_pb2.ModelInfo:
         end_token_ids=loaded.end_token_ids,
         weights=loaded.weights,
         trees=True,
+        features=None if found is None else model_pb2.Features(width=found.width, family=found.family),
     )
 
 

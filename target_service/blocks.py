@@ -6,6 +6,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from tandem.distributions import CompressedRow
 from tandem.noise import NoiseStream
 from tandem.trees import NO_TREE, Tree
@@ -85,13 +87,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of plain decoding; log probability and entropy in nats. model: of the model itself, where asked for."""
+    """One token of plain decoding; log probability and entropy in nats. model: of the model itself, where asked for.
+    features: where asked for, float16 [m, H] on the host, the last of them what the token was drawn from."""
 
     token_id: int
     log_probability: float
     entropy: float
     row: CompressedRow | None
     model: PositionLogProbabilities | None = None
+    features: Tensor | None = None
 
 
 @dataclass(slots=True)

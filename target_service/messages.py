@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tandem.v1 import target_pb2
-from tandem.wire import row_message, timing_message
+from tandem.wire import row_message, state_bytes, timing_message
 from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
 from target_service.session import Verified
 
@@ -29,6 +29,7 @@ def verified_message(round_number: int, position: int, verified: Verified) -> ta
         distributions=[row_message(row) for row in numbers.rows],
         timing=timing_message(verified.timing),
         model=_model_message(verified.model) if verified.model else None,
+        features=state_bytes(verified.features),
     )
 
 

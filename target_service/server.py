@@ -22,6 +22,7 @@ from tandem.telemetry.sessions import Session, end_block
 from tandem.trees import Tree
 from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
+    MOST_FEATURES,
     check_format,
     check_opening,
     compressed_rows,
@@ -31,6 +32,7 @@ from tandem.wire import (
     noise_stream,
     row_message,
     sampling_params,
+    state_bytes,
     timing_message,
 )
 from target_service.messages import top_message, verified_message
@@ -84,7 +86,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 first.open.priority, tokens=len(spec.tokens), within=context.time_remaining()
             )
             seen.opened()
-            session = TargetSession(self._engine, sequence, spec, self._info.vocabulary_size)
+            session = TargetSession(
+                self._engine, sequence, spec, self._info.vocabulary_size, self._info.features.width
+            )
             try:
                 yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(model=self._info))
                 progress = Progress(
@@ -153,6 +157,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         _check_tree(tree, session)
         rows = self._check_block(message.block, session.spec.rule, tree)
         wanted = _wanted(message, session.spec, "round.format")
+        self._check_features(message.features, "round.features")
         # A tree is verified whole: what a budget leaves off would have to be whole branches.
         ranks = _ranks(message.block, session.spec.rule) if self._engine.chooses and not len(tree) else ()
         cached = _advance(progress, message, "round.continuation")
@@ -162,7 +167,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 expected=progress.position,
                 received=message.block.position,
             )
-        proposal = Proposal(candidates, rows, wanted, tree, ranks, message.round)
+        proposal = Proposal(candidates, rows, wanted, tree, ranks, message.round, message.features)
         verified = await session.verify(progress.tokens, cached, proposal)
         progress.candidates, progress.tree = candidates[: verified.considered], tree
         end_block(span, message.round, len(progress.candidates), verified.timing)
@@ -170,6 +175,13 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         if verified.considered < len(candidates):
             answer.considered = verified.considered
         return answer
+
+    def _check_features(self, count: int, path: str) -> None:
+        """Raises TandemError NOT_SUPPORTED or INVALID_FIELD."""
+        if count and not self._info.HasField("features"):
+            raise TandemError.not_supported(path, f"{self._info.model_id} gives none")
+        if count > MOST_FEATURES:
+            raise TandemError.invalid_field(path, f"must be at most {MOST_FEATURES}, not {count}")
 
     def _check_block(self, block: block_pb2.Block, rule: Rule, tree: Tree) -> list[CompressedRow] | None:
         """The row of q of each candidate, None where none were sent. Raises TandemError INVALID_FIELD."""
@@ -246,6 +258,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         if message.max_tokens < 1:
             raise TandemError.invalid_field("generate.max_tokens", "must be at least 1")
         wanted = _wanted(message, session.spec, "generate.format")
+        self._check_features(message.features, "generate.features")
         cached = _advance(progress, message, "generate.continuation")
         room = self._info.context_length - progress.position
         if room < 1:
@@ -253,7 +266,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         last_position = progress.position + min(message.max_tokens, room) - 1
         tokens = list(progress.tokens)
         with seen.generation(message.round) as made:
-            source = session.generate(tokens, cached, min(message.max_tokens, room), wanted, message.round)
+            source = session.generate(
+                tokens, cached, min(message.max_tokens, room), wanted, message.round, message.features
+            )
             async with aclosing(source) as generated:
                 async for token, timing in generated:
                     made.add(timing)
@@ -272,6 +287,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                             timing=timing_message(timing),
                             model_log_probability=token.model.log_probability if token.model else None,
                             top=top_message(token.model) if token.model and token.model.top_ids else None,
+                            features=state_bytes(token.features),
                         )
                     )
 
@@ -299,9 +315,10 @@ def _wanted(message: target_pb2.VerifyRound | target_pb2.Generate, spec: Session
 
 
 def _advance(progress: Progress, message: target_pb2.VerifyRound | target_pb2.Generate, path: str) -> int:
-    """As `Progress.advance`; a target knows its own distributions."""
-    if message.continuation.target_distributions:
-        raise TandemError.invalid_field(f"{path}.target_distributions", "is for a draft")
+    """As `Progress.advance`; a target knows its own distributions and features."""
+    for name in ("target_distributions", "target_features"):
+        if getattr(message.continuation, name):
+            raise TandemError.invalid_field(f"{path}.{name}", "is for a draft")
     return progress.advance(message.round, message.continuation, path=path)
 
 

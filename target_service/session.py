@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tandem.constraints import Constraint
 from tandem.distributions import CompressedRow, full_row_distances
 from tandem.inference import runner
 from tandem.inference.engine import Engine, Timing
+from tandem.inference.states import take_states
 from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
 from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
@@ -67,7 +69,8 @@ class Proposal:
     """What is to be verified; nothing where the text goes on alone. rows: of q, of each candidate, None where none were
     sent. wanted: of p; as the sequence was opened with where it is None. tree: the candidates' shape where they are
     one; not together with a grammar (see `TargetSession.makes_trees`). scores: of the candidates, where some may be
-    left off from the end (see `scores`); none of a tree. attempt: the round."""
+    left off from the end (see `scores`); none of a tree. attempt: the round. features: of how many positions features
+    are wanted, the first of the block's and those before it; 0 for none."""
 
     candidates: Sequence[int] = ()
     rows: Sequence[CompressedRow] | None = None
@@ -75,24 +78,36 @@ class Proposal:
     tree: Tree = NO_TREE
     scores: Sequence[float] = ()
     attempt: int = 0
+    features: int = 0
 
 
 @dataclass(slots=True)
 class Verified:
     """The numbers of a block, those of the model itself where asked for, and the time that they took. considered:
-    candidates that they are of, from the block's start; the others were left off."""
+    candidates that they are of, from the block's start; the others were left off. features: where asked for, float16
+    [m, H] on the host, the last n + 1 of the block's positions."""
 
     numbers: BlockNumbers
     timing: Timing
     model: BlockLogProbabilities | None
     considered: int
+    features: Tensor | None = None
 
 
 class TargetSession:
     """Verifies and generates for one sequence."""
 
-    def __init__(self, engine: Engine, sequence: runner.Sequence, spec: SessionSpec, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sequence: runner.Sequence,
+        spec: SessionSpec,
+        vocabulary_size: int,
+        feature_width: int = 0,
+    ) -> None:
+        """feature_width: numbers of the model's features; 0 where it gives none."""
         self.spec = spec
+        self._feature_width = feature_width
         self._engine = engine
         self._sequence = sequence
         self._chain = SamplingChain(spec.sampling, vocabulary_size, spec.constraint)
@@ -108,7 +123,7 @@ class TargetSession:
         work = _Verification(self, tokens, cached, proposal)
         timing = await self._engine.run(work)
         assert work.numbers is not None
-        return Verified(work.numbers, timing, work.model, work.considered)
+        return Verified(work.numbers, timing, work.model, work.considered, work.features)
 
     @property
     def makes_trees(self) -> bool:
@@ -135,9 +150,16 @@ class TargetSession:
         return await asyncio.to_thread(compute)
 
     async def generate(
-        self, tokens: Sequence[int], cached: int, max_tokens: int, wanted: RowFormat | None = None, attempt: int = 0
+        self,
+        tokens: Sequence[int],
+        cached: int,
+        max_tokens: int,
+        wanted: RowFormat | None = None,
+        attempt: int = 0,
+        features: int = 0,
     ) -> AsyncGenerator[tuple[Token, Timing]]:
-        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. wanted, attempt: of `Proposal`.
+        """Plain decoding: yields up to max_tokens tokens, ending after a stop token. wanted, attempt, features: of
+        `Proposal`.
 
         The engine does not wait for a reader. So that one who never reads does not gather what is made for it, a piece
         of the text is made, and read, after the other.
@@ -145,9 +167,9 @@ class TargetSession:
         self._set_history(tokens, cached)
         self._log_p = None
         text, wanted = list(tokens), wanted or self.spec.format
-        asked = Proposal(wanted=wanted, attempt=attempt)
+        asked = Proposal(wanted=wanted, attempt=attempt, features=features)
         while max_tokens > 0:
-            size = min(max_tokens, self._most_ahead(wanted))
+            size = min(max_tokens, self._most_ahead(wanted, features))
             async with aclosing(self._engine.stream(_Generation(self, text, cached, size, asked))) as items:
                 async for item in items:
                     text.append(item[0].token_id)
@@ -156,10 +178,11 @@ class TargetSession:
                 return
             max_tokens, cached = max_tokens - size, len(text)
 
-    def _most_ahead(self, wanted: RowFormat) -> int:
+    def _most_ahead(self, wanted: RowFormat, features: int) -> int:
         """Tokens that may wait for a reader."""
         entries = min(wanted.max_entries, self._chain.vocabulary_size)
         each = _TOKEN_BYTES + 6 * entries + _TOP_BYTES * (self.spec.log_probabilities or 0)
+        each += 2 * self._feature_width * (features > 0)
         return max(1, _MOST_WAITING_BYTES // each)
 
     async def close(self) -> None:
@@ -200,6 +223,12 @@ def _rewind(sequence: runner.Sequence, tokens: Sequence[int], cached: int) -> Se
     return tokens[sequence.length :]
 
 
+def _note_states(sequence: runner.Sequence, position: int, features: int) -> None:
+    """Before a block is fed. position: of the block. features: of `Proposal`."""
+    sequence.states_from = max(0, position - features) if features else math.inf
+    sequence.states = {}
+
+
 def _log_probs(
     owners: Sequence[TargetSession], blocks: Sequence[Block], logits: Sequence[Tensor]
 ) -> Iterator[tuple[Sequence[Block], list[Tensor]]]:
@@ -235,8 +264,10 @@ class _Verification:
         self._owner = owner
         self._tokens = tokens
         self._cached = cached
+        self.features: Tensor | None = None
         self._block = owner._block(len(tokens), proposal)
         self._scores = proposal.scores
+        self._asks = proposal.features
 
     @property
     def considered(self) -> int:
@@ -254,6 +285,7 @@ class _Verification:
         if self.numbers is not None:
             return None
         feed = _rewind(self.sequence, self._tokens, self._cached)
+        _note_states(self.sequence, len(self._tokens), self._asks)
         candidates = self._block.candidates
         return [*feed, *candidates], len(candidates) + 1, self._block.tree.parents
 
@@ -271,9 +303,10 @@ class _Verification:
                 # Copies: a view would keep the rows of all sessions of the step as long as this one's.
                 own = rows[:-1].clone() if len(part) > 1 and block.has_tail else rows[:-1]
                 kept.append(own if block.has_tail else None)
-        for work, rows, numbers, left_open in zip(works, logits, results, kept, strict=True):
+        states = take_states([(work.sequence, len(work._tokens) + work.considered) for work in works])
+        for work, rows, numbers, left_open, features in zip(works, logits, results, kept, states, strict=True):
             if not isinstance(numbers, Exception):
-                work.numbers = numbers
+                work.numbers, work.features = numbers, features
                 work.model = work._owner._of_model(
                     rows, numbers.target_tokens, work._block.candidates, numbers.corrections, work._block.tree
                 )
@@ -302,6 +335,7 @@ class _Generation:
         if not self._started:
             self._started = True
             self._feed = _rewind(self.sequence, self._tokens, self._cached)
+            _note_states(self.sequence, self._position, self._proposal.features)
         feed, self._feed = self._feed, None
         return None if feed is None else (feed, 1)
 
@@ -311,10 +345,13 @@ class _Generation:
         results: list[Token | ValueError] = []
         for part, log_p in _log_probs([work._owner for work in works], blocks, logits):
             results += next_tokens(part, log_p)
-        for index, (work, rows, result) in enumerate(zip(works, logits, results, strict=True)):
+        states = take_states([(work.sequence, work._position) for work in works])
+        for index, (work, rows, result, features) in enumerate(zip(works, logits, results, states, strict=True)):
             if isinstance(result, Token):
                 model = work._owner._of_model(rows, [result.token_id])
-                results[index] = result if model is None else replace(result, model=model.positions[0])
+                if model is not None or features is not None:
+                    result = replace(result, model=model.positions[0] if model else None, features=features)
+                results[index] = result
                 work._take(result)
         return results
 
@@ -322,5 +359,6 @@ class _Generation:
         self._position += 1
         self._left -= 1
         self._owner._history.append(token.token_id)
+        _note_states(self.sequence, self._position, min(self._proposal.features, 1))
         if self._left > 0 and token.token_id not in self._owner.spec.stop_token_ids:
             self._feed = [token.token_id]

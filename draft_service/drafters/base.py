@@ -165,6 +165,16 @@ class GrowsTrees(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesFeatures(Protocol):
+    """A sequence of a drafter that asks for the target's features."""
+
+    def fed(self, tokens: Sequence[int], features: Tensor) -> None:
+        """features: float16 [n, H], before the last n of `tokens`: the state that each was drawn from. tokens:
+        everything committed. To be called before the block that follows is asked for."""
+        ...
+
+
 @dataclass(slots=True)
 class Counts:
     """Candidates since the start. drawn: before they were asked for. taken: of those, part of a block since: of one
@@ -175,7 +185,8 @@ class Counts:
 
 
 class Drafter(Protocol):
-    """One per service. target_entries: how many of the target's likeliest tokens it learns from; 0 for none."""
+    """One per service. target_entries: how many of the target's likeliest tokens it learns from; 0 for none. Where
+    `info.fed_with` is set its sequences take the target's features."""
 
     info: model_pb2.ModelInfo
     counts: Counts

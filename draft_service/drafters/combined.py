@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 
 from torch import Tensor
 
-from draft_service.drafters.base import Candidates, Counts, Drafter, DraftSequence, SequenceSpec, no_rows
+from draft_service.drafters.base import Candidates, Counts, Drafter, DraftSequence, SequenceSpec, TakesFeatures, no_rows
 from draft_service.drafters.no_ahead import NothingAhead
 from tandem.distributions import CompressedRow
 from tandem.inference.engine import EngineLoad
@@ -106,6 +106,11 @@ class CombinedSequence(NothingAhead):
         for part, wants in zip(self._parts, self._wants, strict=True):
             if wants:
                 part.told(tokens, laws)
+
+    def fed(self, tokens: Sequence[int], features: Tensor) -> None:
+        for part in self._parts:
+            if isinstance(part, TakesFeatures):
+                part.fed(tokens, features)
 
     async def full_rows(self, indices: Sequence[int]) -> list[Tensor]:
         if self._drew is None:

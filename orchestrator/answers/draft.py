@@ -22,6 +22,7 @@ from orchestrator.answers.numbers import (
     vocabulary_of,
     within,
 )
+from orchestrator.target_laws import MOST_FEATURES
 from tandem.trees import Tree
 from tandem.v1 import block_pb2, distribution_pb2, draft_pb2, sampling_pb2
 
@@ -35,6 +36,8 @@ def check_draft_opened(opened: draft_pb2.DraftOpened) -> None:
     """Raises MalformedAnswerError."""
     if opened.target_entries > _MOST_TARGET_ENTRIES:
         raise MalformedAnswerError(f"it wants {opened.target_entries} entries of the target's distributions")
+    if opened.model.fed_with.positions > MOST_FEATURES:
+        raise MalformedAnswerError(f"it wants the target's features of {opened.model.fed_with.positions} positions")
 
 
 def check_drafted(

@@ -27,9 +27,13 @@ _MOST_TOP3_ENTROPY = math.log(3) + ROUNDING
 
 
 def check_verified(
-    opening: target_pb2.VerifyOpen, asked: target_pb2.VerifyRound, verified: target_pb2.VerifiedBlock
+    opening: target_pb2.VerifyOpen,
+    asked: target_pb2.VerifyRound,
+    verified: target_pb2.VerifiedBlock,
+    *,
+    feature_width: int = 0,
 ) -> None:
-    """opening: of the stream. Raises MalformedAnswerError."""
+    """opening: of the stream. feature_width: of the target. Raises MalformedAnswerError."""
     check_place(verified.round, asked.round, verified.position, asked.block.position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
     size = len(asked.block.token_ids)
@@ -43,6 +47,7 @@ def check_verified(
     entries = _entries(opening, asked)
     _check_lengths(verified, size, measured, size + 1 if entries else 0)
     _check_rows(verified.distributions, entries, vocabulary)
+    _check_features(verified.features, size + 1, asked.features, feature_width)
     own, corrections = verified.target_token_ids[:], verified.correction_token_ids[:]
     check_tokens(own + corrections, vocabulary)
     _check_numbers(verified, most_entropy(vocabulary))
@@ -69,6 +74,19 @@ def _check_rows(rows: Sequence[distribution_pb2.CompressedDistribution], most: i
         check_tokens(ids.tolist(), vocabulary)
         if len(np.unique(ids)) < len(ids):
             raise MalformedAnswerError("a distribution names a token twice")
+
+
+def _check_features(data: bytes, positions: int, asked: int, width: int) -> None:
+    """As `_check_rows`. positions: of the answer. asked: positions up to the first of these."""
+    if not asked:
+        if data:
+            raise MalformedAnswerError("it has features that were not asked for")
+        return
+    count, rest = divmod(len(data), 2 * max(width, 1))
+    if rest or not positions <= count < positions + asked:
+        raise MalformedAnswerError(f"{len(data)} bytes are no features of {positions} positions, {width} numbers each")
+    if not np.isfinite(np.frombuffer(data, "<f2")).all():
+        raise MalformedAnswerError("a feature is not finite")
 
 
 def _check_lengths(verified: target_pb2.VerifiedBlock, size: int, measured: int, rows: int) -> None:
@@ -146,9 +164,10 @@ def check_generated(
     *,
     before: int,
     context_length: int,
+    feature_width: int = 0,
 ) -> None:
     """before: how many tokens have answered `asked` already. context_length: the target's, 0 where it has no bound.
-    Raises MalformedAnswerError."""
+    feature_width: the target's. Raises MalformedAnswerError."""
     position = asked.continuation.position + len(asked.continuation.token_ids) + before
     check_place(token.round, asked.round, token.position, position)
     vocabulary = vocabulary_of(opening.handshake.expected.vocabulary_size)
@@ -165,6 +184,7 @@ def check_generated(
     if token.HasField("distribution") != (entries > 0):
         raise MalformedAnswerError("a distribution is missing, or was not asked for")
     _check_rows([token.distribution] if entries else [], entries, vocabulary)
+    _check_features(token.features, 1, asked.features if before == 0 else min(asked.features, 1), feature_width)
     _check_model_of(opening, token, vocabulary)
     check_timing(token.timing)
 

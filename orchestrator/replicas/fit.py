@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from orchestrator.replicas.replica import Replica
+from orchestrator.target_laws import MOST_FEATURES
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair
 from tandem.v1.model_pb2 import ModelInfo
@@ -86,7 +87,7 @@ def _impossible(model: ModelInfo) -> str:
     shared = model.intersection
     names = (
         model.model_id, model.revision, model.tokenizer_fingerprint, model.dtype, model.weights,
-        shared.own_tokenizer_fingerprint, shared.fingerprint,
+        shared.own_tokenizer_fingerprint, shared.fingerprint, model.features.family, model.fed_with.features.family,
     )  # fmt: skip
     if sum(map(len, names)) > _MOST_NAMES:
         return "names that fill a page"
@@ -94,6 +95,10 @@ def _impossible(model: ModelInfo) -> str:
         return f"end tokens {list(model.end_token_ids)[:9]} in a vocabulary of {model.vocabulary_size}"
     if model.HasField("intersection") and not 0 < shared.shared_tokens <= model.vocabulary_size:
         return f"{shared.shared_tokens} shared tokens in a vocabulary of {model.vocabulary_size}"
+    if model.HasField("features") and not model.features.width:
+        return "features of no width"
+    if model.fed_with.positions > MOST_FEATURES:
+        return f"use for features of {model.fed_with.positions} positions"
     return ""
 
 

@@ -32,6 +32,7 @@ from orchestrator.replicas import Pair
 from orchestrator.request import Plan, Speculation
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits, RoundOutcome, StopRule
+from orchestrator.target_laws import NOTHING, Wants
 from orchestrator.verifying import TargetSide
 from orchestrator.watch import Watch
 from tandem.block_limits import Limiter
@@ -149,16 +150,17 @@ class Middle:
             return await self._alone(alone, spent)
         clock = RoundClock()
         drafted = await self._draft.block(self._round, len(self._text), limits, most, clock)
-        verified = await self._target.verify(self._round, drafted, clock, self._entries)
+        verified = await self._target.verify(self._round, drafted, clock, self._wants)
         found = self._decide(drafted, verified, clock)
         _add(spent, clock)
         return found
 
     @property
-    def _entries(self) -> int:
-        """How many of the middle's likeliest tokens are wanted only for the draft, which learns from them; where they
-        are sent to the target anyway it is told of these."""
-        return 0 if self._draft is None or self._sends_rows else self._draft.target_entries
+    def _wants(self) -> Wants:
+        """What of the middle is wanted only for the draft, which learns from it; where likeliest tokens are sent to the
+        target anyway it is told of these."""
+        wants = NOTHING if self._draft is None else self._draft.wants
+        return replace(wants, entries=0) if self._sends_rows else wants
 
     def _limits(self, most: int) -> tuple[Limits | None, int]:
         """Of the draft's next block; None where the middle goes on alone, by so many tokens."""
@@ -186,7 +188,8 @@ class Middle:
             self._rules.stop.update(told)
             self._draft.decided(kept)
         self._target.decided(kept)
-        self._draft.told(verified.distributions[: kept + 1], kept + 1)
+        before, features = self._target.features(verified.features, len(verified.target_token_ids))
+        self._draft.told(verified.distributions[: kept + 1], kept + 1, features[: kept + 1], before)
         rows: Sequence[distribution_pb2.CompressedDistribution] = verified.distributions if self._sends_rows else ()
         tokens = [
             _Token(block.token_ids[at], verified.log_probabilities[at], verified.entropies[at], _row(rows, at))
@@ -201,7 +204,7 @@ class Middle:
         """Read to its end: what is under way cannot be taken back."""
         tokens: list[_Token] = []
         clock = RoundClock()
-        async with aclosing(self._target.generate(self._round, count, lambda: clock, self._entries)) as generated:
+        async with aclosing(self._target.generate(self._round, count, lambda: clock, self._wants)) as generated:
             async for token in generated:
                 clock.target.add(token.timing, time.perf_counter() - clock.started)
                 self._text.append(token.token_id)
@@ -209,7 +212,8 @@ class Middle:
                 row = _row(rows if self._sends_rows else [], 0)
                 tokens.append(_Token(token.token_id, token.log_probability, token.entropy, row))
                 if self._draft is not None:
-                    self._draft.told(rows, 1)
+                    before, features = self._target.features(token.features, 1)
+                    self._draft.told(rows, 1, features, before)
                     self._rules.stop.update(RoundOutcome(0, 0, 0, (), (), (), costs=clock.costs()))
                 _add(spent, clock)
                 clock = RoundClock()

@@ -16,6 +16,7 @@ from orchestrator.request import Plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stack.middle import Middle
 from orchestrator.stopping import Limits, StopRule
+from orchestrator.target_laws import NOTHING
 from orchestrator.watch import NO_DRAFT, SLOW, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair
@@ -48,7 +49,7 @@ class StackSide:
         self.cap = 0  # most candidates that the last block might have had
         self.is_full = False
         self.is_there = True
-        self.target_entries = 0  # the target's numbers are of no use to it
+        self.wants = NOTHING  # the target's numbers are of no use to it
         self.sight = Sight(None, settings, account, watch)
         self.worth = Worth(settings.draft_patience_seconds)
         self._plan = plan
@@ -125,8 +126,14 @@ class StackSide:
         """So many candidates of the last block are committed, and others after them."""
         self._agreed += kept
 
-    def told(self, laws: Sequence[distribution_pb2.CompressedDistribution], committed: int) -> None:
-        """Nothing: what the draft below is told of are the middle's distributions."""
+    def told(
+        self,
+        laws: Sequence[distribution_pb2.CompressedDistribution],
+        committed: int,
+        features: Sequence[bytes] = (),
+        before: Sequence[bytes] = (),
+    ) -> None:
+        """Nothing: what the draft below is told of are the middle's distributions and features."""
 
     async def rows(
         self, round_number: int, indices: tuple[int, ...], clock: RoundClock

@@ -12,16 +12,23 @@ from orchestrator.look_ahead.foreseen import Base, Foreseen
 from orchestrator.replicas import DRAFT
 from orchestrator.streams.base import Stream
 from orchestrator.streams.reading import Reading
+from orchestrator.target_laws import Wants
 from tandem.rpc.errors import TandemError
-from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc
+from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, model_pb2
 
 
 class DraftStream(Stream[draft_pb2.DraftRequest]):
     """One sequence in a draft service."""
 
     service = DRAFT
-    #: How many of the target's likeliest tokens it learns from; 0 for none, and before it has answered.
-    target_entries = 0
+    _entries = 0
+    _model: model_pb2.ModelInfo | None = None
+
+    @property
+    def wants(self) -> Wants:
+        """What it wants to be told of the target; before it has answered, what is known of its model."""
+        model = self._model or self._expected
+        return Wants(self._entries, model.fed_with.positions if model is not None else 0)
 
     def open(self, message: draft_pb2.DraftOpen) -> None:
         """Begins to connect and to send `message`; the first `round` waits for both and reads the answer."""
@@ -98,7 +105,7 @@ class DraftStream(Stream[draft_pb2.DraftRequest]):
 
     def _take_opened(self, opened: draft_pb2.DraftOpened) -> None:
         self._check(check_draft_opened, opened)
-        self.target_entries = opened.target_entries
+        self._entries, self._model = opened.target_entries, opened.model
 
     async def _receive(self) -> Any:
         return await (super()._receive() if self._reading is None else self._reading.next())

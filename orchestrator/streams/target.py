@@ -28,7 +28,7 @@ class TargetStream(Stream[target_pb2.VerifyRequest]):
         await self._write(target_pb2.VerifyRequest(round=message))
         await self._read_opened()
         verified: target_pb2.VerifiedBlock = await self._read("verified")
-        self._check(check_verified, self._opened_with, message, verified)
+        self._check(check_verified, self._opened_with, message, verified, feature_width=self._feature_width)
         return verified
 
     async def resolve(self, message: target_pb2.ResolveDistances) -> target_pb2.ResolvedDistances:
@@ -44,10 +44,17 @@ class TargetStream(Stream[target_pb2.VerifyRequest]):
         context = self._expected.context_length if self._expected is not None else 0
         for before in range(message.max_tokens):
             token: target_pb2.GeneratedToken = await self._read("generated")
-            self._check(check_generated, self._opened_with, message, token, before=before, context_length=context)
+            self._check(
+                check_generated, self._opened_with, message, token,
+                before=before, context_length=context, feature_width=self._feature_width,
+            )  # fmt: skip
             yield token
             if token.last:
                 return
+
+    @property
+    def _feature_width(self) -> int:
+        return self._expected.features.width if self._expected is not None else 0
 
     def _failed(self, error: grpc.aio.AioRpcError) -> TandemError:
         failed = super()._failed(error)

@@ -4,6 +4,7 @@
     weights      file of its own layers and final norm, safetensors; matrices may be int8 (`tandem.models.quantise`)
     vocabulary   file of the tokens that it can say (`cut_head.read_token_ids`); all of them without one
     cpu_weights  full, int8 or int4: what `--weights auto` takes on a CPU; full without it
+    kind         features: it reads its base's features (`feeding`); layers, or without it: it reads tokens alone
 
 Beside it lies config.json, that of a whole model with so many layers and the base's vocabulary.
 """
@@ -23,15 +24,18 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from tandem.inference.cut_head import cut_head, read_token_ids
 from tandem.inference.empty import empty_model
+from tandem.inference.feeding import make_fed
 from tandem.models import ModelCorruptError, ModelFolder, resolve
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
 
+#: Kinds of drafts: what they read.
+LAYERS, FEATURES = KINDS = ("layers", "features")
 _WEIGHTS = ("full", "int8", "int4")
 
 
 def read_graft(folder: ModelFolder) -> dict[str, str]:
-    """What `tandem.json` says: base and weights, and where they are given revision, vocabulary and cpu_weights.
+    """What `tandem.json` says: base and weights, and where they are given revision, vocabulary, cpu_weights and kind.
 
     Raises ModelCorruptError.
     """
@@ -44,7 +48,14 @@ def read_graft(folder: ModelFolder) -> dict[str, str]:
         raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: vocabulary must name a file")
     if facts.get("cpu_weights", "full") not in _WEIGHTS:
         raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: cpu_weights must be one of {', '.join(_WEIGHTS)}")
+    if facts.get("kind", LAYERS) not in KINDS:
+        raise ModelCorruptError(f"{folder.model_id}: {GRAFT}: kind must be one of {', '.join(KINDS)}")
     return facts
+
+
+def is_fed(folder: ModelFolder) -> bool:
+    """Whether a grafted draft reads its base's features. Raises ModelCorruptError."""
+    return read_graft(folder).get("kind", LAYERS) == FEATURES
 
 
 def cpu_weights(folder: ModelFolder) -> str:
@@ -75,6 +86,8 @@ def load_graft(
     except ValueError as error:
         raise ModelCorruptError(f"{folder.model_id}: its vocabulary cannot be used: {error}") from error
     model = empty_model(config, dtype)
+    if is_fed(folder):
+        make_fed(model)
     expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     embedding, *head = _shared(model)
     if config.tie_word_embeddings:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tandem.inference.cut_head import spread_logits
-from tandem.inference.grafts import cpu_weights, load_graft, read_graft
+from tandem.inference.grafts import cpu_weights, is_fed, load_graft, read_graft
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.precision import quantise
 from tandem.models import (
@@ -57,9 +57,10 @@ def load_model(
         weights = cpu_weights(folder) if place.type == "cpu" and shards == 1 else "full"
     kind: torch.dtype = _DTYPES.get(dtype) or config.get_text_config().dtype or torch.bfloat16  # type: ignore[assignment]
     try:
-        token_ids = None
+        token_ids, fed = None, False
         if (folder.path / GRAFT).is_file():
             model, token_ids = load_graft(folder, config, kind)
+            fed = is_fed(folder)
         else:
             model = _plain(folder, kind, shards)
         model = (nn.Module.to(model, place) if shards == 1 else model).eval().requires_grad_(False)
@@ -95,6 +96,7 @@ def load_model(
         device=place,
         weights=weights,
         sayable=sayable,
+        is_fed=fed,
     )
 
 

@@ -205,11 +205,13 @@ class Replay:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._forward = model.forward
+        self._decoder = model.get_decoder()
         self._program: Program | None = None
         self._checks = _CHECKS
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._checks < 0 or not _is_one_token(kwargs):
+        # What hooks into the decoder wants to be called.
+        if self._checks < 0 or self._decoder._forward_hooks or not _is_one_token(kwargs):
             return self._forward(*args, **kwargs)
         inputs, step = [kwargs[name] for name in _INPUTS], kwargs["tandem_step"]
         if self._program is not None and self._checks == 0:

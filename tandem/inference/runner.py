@@ -14,6 +14,7 @@ from tandem.inference.capacity import GPU_SHARE, blocks_for
 from tandem.inference.loaded import LoadedModel
 from tandem.inference.packing import pack_linears
 from tandem.inference.sequence import Sequence, SequenceClosedError
+from tandem.inference.states import states_noted
 from tandem.inference.step import Step
 from tandem.inference.support import check_supported, probe
 from tandem.trees import Tree
@@ -148,7 +149,8 @@ class ModelRunner:
                     for chunk in chunks
                 ],
             )
-            logits = self._run(tokens, positions, wanted, step)
+            with states_noted(self._model, chunks):
+                logits = self._run(tokens, positions, wanted, step)
         except BaseException:
             for table in tables:
                 table.truncate(table.length)  # what was reserved
@@ -169,16 +171,21 @@ class ModelRunner:
         padded = rows + rows[-1:] * self._filling(len(rows))
         # As many as the row has would be mistaken below for all of them, in order.
         keep = torch.tensor(padded if len(padded) < count + len(filling) else rows, device=device)
-        logits = self._model(
-            input_ids=torch.tensor([[*tokens, *filling]], device=device),
-            position_ids=torch.tensor([[*positions, *filling]], device=device),
-            use_cache=False,
-            logits_to_keep=keep,
-            tandem_step=step,
-        ).logits[0]
+        logits = self._forward(
+            torch.tensor([[*tokens, *filling]], device=device),
+            torch.tensor([[*positions, *filling]], device=device),
+            keep,
+            step,
+        )
         if len(logits) != len(keep):  # a model that knows no `logits_to_keep`
             logits = logits[keep]
         return logits[: len(wanted)].float()
+
+    def _forward(self, tokens: Tensor, positions: Tensor, keep: Tensor, step: Step) -> Tensor:
+        """Logits [n, V], of the rows `keep` where the model knows how; tokens, positions: int64 [1, T]."""
+        return self._model(
+            input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep, tandem_step=step
+        ).logits[0]
 
     def _filling(self, rows: int) -> int:
         """Rows to add to so many, that matrices come in few sizes.

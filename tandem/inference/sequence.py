@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
+from torch import Tensor
+
 from tandem.inference.table import BlockTable
 from tandem.trees import NO_TREE, Tree
 
@@ -27,6 +29,8 @@ class Sequence:
     it or took a branch of it, and after which nothing more is run of it.
     root: whose text it was forked from for what may become of it; None for none. branches: open ones of this one.
     tree: what its last tokens are, where they are not one text: candidates of which `keep_path` keeps one path.
+    states_from: from which of its tokens on the model's last hidden state [H] is noted, in `states` by the token's
+    place among those fed, until somebody takes them; infinite for none.
     """
 
     def __init__(self, table: BlockTable, priority: int = 0, *, root: Sequence | None = None) -> None:
@@ -42,6 +46,8 @@ class Sequence:
         self.last_used = time.monotonic()
         self.last_step = 0
         self.deadline = math.inf
+        self.states_from: float = math.inf
+        self.states: dict[int, Tensor] = {}
 
     @property
     def is_branch(self) -> bool:

@@ -55,12 +55,14 @@ def load_engine(
     keeps_turns: bool = False,
     place: Place | None = None,
     exits: bool = False,
+    may_be_fed: bool = False,
 ) -> ServedModel:
     """Resolves, loads and checks a model, and makes room for its cache (see `blocks_for`).
 
     turns, keeps_turns: see `Turns`; None, or a model that is not on the CPU, takes none. place: where this process
-    leads several. exits: whether sequences may leave the model early (`ExitRunner`). Raises ModelError,
-    UnsupportedModelError, TokenizationError, or OSError for `turns`.
+    leads several. exits: whether sequences may leave the model early (`ExitRunner`). may_be_fed: whether
+    it may be a draft that reads its target's features. Raises ModelError, UnsupportedModelError, TokenizationError, or
+    OSError for `turns`.
     """
     started = time.perf_counter()
     threads = leave_threads_to_engine(threads)
@@ -75,6 +77,10 @@ def load_engine(
     with nullcontext() if group is None else group.loading():
         shards = 1 if place is None else place.world
         loaded = load_model(folder, dtype=dtype, device=device, weights=weights, shards=shards)
+        if loaded.is_fed and not may_be_fed:
+            raise UnsupportedModelError(
+                f"{folder.model_id} reads its target's features: only a draft service can run it, with --drafter model"
+            )
         # Output layers are padded, by another amount in each size of a family; ids that no token has are never drawn.
         loaded = _with_ids_below(loaded, tokenizer.vocabulary_size, folder.model_id)
         runner = _runner(loaded, group, cache_bytes, gpu_share, exits=exits)
@@ -114,6 +120,10 @@ def _runner(
         from tandem.inference.exits import ExitRunner
 
         return ExitRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
+    if loaded.is_fed:
+        from tandem.inference.feeding import FedRunner
+
+        return FedRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
     if group is None:
         return ModelRunner(loaded, cache_bytes=cache_bytes, gpu_share=gpu_share)
     from tandem.inference.parallel.leader import LeaderRunner

@@ -117,7 +117,7 @@ class Continuation(_message.Message):
     A model whose own text is verified by another takes back what that rejects.
     """
     target_features: _builtins.bytes
-    """To a draft that asks for it (`target_features` of DraftOpened), and refused by
+    """To a draft that asks for it (`fed_with` of its ModelInfo), and refused by
     all others: the target's features (see Features) before each of the text's last
     tokens, in order, the last one that which the last of `token_ids` was drawn from.
     As many as are known without a gap, which may be fewer or more than are new; at

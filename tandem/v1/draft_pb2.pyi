@@ -574,16 +574,10 @@ class DraftOpened(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     TARGET_ENTRIES_FIELD_NUMBER: _builtins.int
-    TARGET_FEATURES_FIELD_NUMBER: _builtins.int
     target_entries: _builtins.int
     """How many of the target's likeliest tokens the draft learns from: it wants p
     cut to so many with each continuation, see `target_distributions`. At most
     64; 0: nothing of it, which is then refused.
-    """
-    target_features: _builtins.int
-    """Whether the draft is fed with the target's features, see `target_features` of
-    Continuation: of all new tokens, and at first of so many of the text's last ones
-    as the target has at hand. At most 256; 0: none, which are then refused.
     """
     @_builtins.property
     def model(self) -> _model_pb2.ModelInfo:
@@ -594,11 +588,10 @@ class DraftOpened(_message.Message):
         *,
         model: _model_pb2.ModelInfo | None = ...,
         target_entries: _builtins.int = ...,
-        target_features: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "target_entries", b"target_entries", "target_features", b"target_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "target_entries", b"target_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/model.proto\x12\ttandem.v1\"\xe5\x02\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\x15\n\rend_token_ids\x18\x08 \x03(\r\x12\x0f\n\x07weights\x18\t \x01(\t\x12\r\n\x05trees\x18\x1e \x01(\x08\x12\x37\n\x0cintersection\x18\x32 \x01(\x0b\x32!.tandem.v1.VocabularyIntersection\x12%\n\x08\x66\x65\x61tures\x18< \x01(\x0b\x32\x13.tandem.v1.Features\x12%\n\x08\x66\x65\x64_with\x18= \x01(\x0b\x32\x13.tandem.v1.Features\")\n\x08\x46\x65\x61tures\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\"\x84\x01\n\x16VocabularyIntersection\x12!\n\x19own_tokenizer_fingerprint\x18\x01 \x01(\t\x12\x1b\n\x13own_vocabulary_size\x18\x02 \x01(\r\x12\x15\n\rshared_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"M\n\tHandshake\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12&\n\x08\x65xpected\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\xa5\x01\n\x04Load\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x16\n\x0ewaiting_blocks\x18\x02 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x03 \x01(\x04\x12\x1c\n\x14\x63\x61\x63he_capacity_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fqueued_sessions\x18\x05 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x06 \x01(\r\x12\x11\n\tmax_queue\x18\x07 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/model.proto\x12\ttandem.v1\"\xe4\x02\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\x15\n\rend_token_ids\x18\x08 \x03(\r\x12\x0f\n\x07weights\x18\t \x01(\t\x12\r\n\x05trees\x18\x1e \x01(\x08\x12\x37\n\x0cintersection\x18\x32 \x01(\x0b\x32!.tandem.v1.VocabularyIntersection\x12%\n\x08\x66\x65\x61tures\x18< \x01(\x0b\x32\x13.tandem.v1.Features\x12$\n\x08\x66\x65\x64_with\x18= \x01(\x0b\x32\x12.tandem.v1.Feeding\")\n\x08\x46\x65\x61tures\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\"C\n\x07\x46\x65\x65\x64ing\x12%\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x13.tandem.v1.Features\x12\x11\n\tpositions\x18\x02 \x01(\r\"\x84\x01\n\x16VocabularyIntersection\x12!\n\x19own_tokenizer_fingerprint\x18\x01 \x01(\t\x12\x1b\n\x13own_vocabulary_size\x18\x02 \x01(\r\x12\x15\n\rshared_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"M\n\tHandshake\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12&\n\x08\x65xpected\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\xa5\x01\n\x04Load\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x16\n\x0ewaiting_blocks\x18\x02 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x03 \x01(\x04\x12\x1c\n\x14\x63\x61\x63he_capacity_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fqueued_sessions\x18\x05 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x06 \x01(\r\x12\x11\n\tmax_queue\x18\x07 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.model_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELINFO']._serialized_start=37
-  _globals['_MODELINFO']._serialized_end=394
-  _globals['_FEATURES']._serialized_start=396
-  _globals['_FEATURES']._serialized_end=437
-  _globals['_VOCABULARYINTERSECTION']._serialized_start=440
-  _globals['_VOCABULARYINTERSECTION']._serialized_end=572
-  _globals['_HANDSHAKE']._serialized_start=574
-  _globals['_HANDSHAKE']._serialized_end=651
-  _globals['_LOAD']._serialized_start=654
-  _globals['_LOAD']._serialized_end=819
+  _globals['_MODELINFO']._serialized_end=393
+  _globals['_FEATURES']._serialized_start=395
+  _globals['_FEATURES']._serialized_end=436
+  _globals['_FEEDING']._serialized_start=438
+  _globals['_FEEDING']._serialized_end=505
+  _globals['_VOCABULARYINTERSECTION']._serialized_start=508
+  _globals['_VOCABULARYINTERSECTION']._serialized_end=640
+  _globals['_HANDSHAKE']._serialized_start=642
+  _globals['_HANDSHAKE']._serialized_end=719
+  _globals['_LOAD']._serialized_start=722
+  _globals['_LOAD']._serialized_end=887
 # @@protoc_insertion_point(module_scope)

@@ -97,10 +97,8 @@ class ModelInfo(_message.Message):
         """
 
     @_builtins.property
-    def fed_with(self) -> Global___Features:
-        """What a draft has to be fed with: it fits a target whose `features` are the same.
-        Unset: nothing.
-        """
+    def fed_with(self) -> Global___Feeding:
+        """What a draft has to be fed with. Unset: nothing."""
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class ModelInfo(_message.Message):
         trees: _builtins.bool = ...,
         intersection: Global___VocabularyIntersection | None = ...,
         features: Global___Features | None = ...,
-        fed_with: Global___Features | None = ...,
+        fed_with: Global___Feeding | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "fed_with", b"fed_with", "intersection", b"intersection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -158,6 +156,36 @@ class Features(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Features: _TypeAlias = Features  # noqa: Y015
+
+@_typing.final
+class Feeding(_message.Message):
+    """What a draft has to be fed with, in `target_features` of Continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    positions: _builtins.int
+    """Of how many of the text's last tokens it wants them at first, as far as the
+    target has them at hand; then it wants those of all new tokens. In [1, 256].
+    """
+    @_builtins.property
+    def features(self) -> Global___Features:
+        """Which features: the draft fits a target whose own are the same."""
+
+    def __init__(
+        self,
+        *,
+        features: Global___Features | None = ...,
+        positions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "positions", b"positions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feeding: _TypeAlias = Feeding  # noqa: Y015
 
 @_typing.final
 class VocabularyIntersection(_message.Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tandem.inference.cut_head import cut_head, spread_logits
+from tandem.inference.empty import empty_model
+from tandem.inference.feeding import make_fed
 from tandem.inference.loaded import LoadedModel
 from tandem.sayable import Sayable
 
@@ -51,6 +54,27 @@ def tiny_llama(
         end_token_ids=(),
         device=torch.device("cpu"),
     )
+
+
+def tiny_head(target: LoadedModel, seed: int = 0, *, noise: float = 0.3) -> LoadedModel:
+    """A head over the features of `target`, a tiny Llama, with that one's embedding and output layer. Of each feature it
+    passes something on; noise: what it adds by itself."""
+    config = copy.deepcopy(target.model.config)
+    config.num_hidden_layers = 1
+    model = empty_model(config, torch.float32)
+    make_fed(model)
+    theirs, generator = target.model.state_dict(), torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, blank in model.state_dict().items():
+        shared = "embed" in name or "lm_head" in name
+        weights[name] = theirs[name] if shared else torch.randn(blank.shape, generator=generator) * 0.15
+        if "norm" in name:
+            weights[name] = torch.ones(blank.shape)
+    width = config.hidden_size
+    weights["feed.weight"] = torch.cat([torch.eye(width), torch.eye(width)], 1)
+    weights["feed.weight"] += torch.randn(width, 2 * width, generator=generator) * noise
+    model.load_state_dict(weights, assign=True)
+    return replace(target, model=model.eval().requires_grad_(False), is_fed=True)
 
 
 def can_say(loaded: LoadedModel, token_ids: Sequence[int]) -> LoadedModel:
