@@ -27,14 +27,12 @@ from draft_service.drafters.no_ahead import NothingAhead
 from tandem.distributions import CompressedRow
 from tandem.inference import runner
 from tandem.inference.engine import Engine
-from tandem.inference.feeding import FedSequence
+from tandem.inference.feeding import PROMPT_FEATURES, FedSequence
 from tandem.sampling import History, SamplingChain
 from tandem.sayable import Sayable
 from tandem.v1 import draft_pb2, model_pb2
 from tandem.wire import timing_message
 
-#: Last tokens of the prompt that it reads: it is trained on so many.
-PROMPT_FEATURES = 32
 # Committed tokens without features that it goes on over: each takes a pass, and is a guess upon the one before.
 _MOST_GUESSED = 8
 

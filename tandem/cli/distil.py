@@ -24,7 +24,7 @@ _FIELDS = {
     "target": ("target",), "revision": ("revision",), "seed": ("seed",), "weights": ("weights",),
     "prompts": ("prompts", "files"), "exclude": ("prompts", "exclude"),
     "self_written": ("prompts", "self_written"), "tokens": ("data", "tokens"), "layers": ("student", "layers"),
-    "initial": ("student", "initial"), "start_from": ("student", "start_from"),
+    "kind": ("student", "kind"), "initial": ("student", "initial"), "start_from": ("student", "start_from"),
     "vocabulary": ("student", "vocabulary"), "epochs": ("training", "epochs"),
 }  # fmt: skip
 
@@ -61,7 +61,13 @@ def distil(
         Path | None,
         typer.Option(metavar="FILE", help="Recipe, TOML; if unset that of FOLDER where a run was begun, or defaults."),
     ] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the draft; 3 if unset.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="What the draft reads: layers for tokens alone, features for the target's states as well."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the draft; 3 if unset, or 1 with --kind features.")
+    ] = None,
     initial: Annotated[
         str | None,
         typer.Option(metavar="N,N,...", help="The target's layers that it begins as; the first and last if unset."),
@@ -112,8 +118,9 @@ def distil(
     flags = _Flags(out, answers, device, threads, curve, fresh)
     own = {
         "target": target, "revision": revision, "seed": seed, "weights": weights, "tokens": tokens, "layers": layers,
-        "start_from": start_from, "vocabulary": vocabulary, "epochs": epochs, "self_written": self_written,
-        "initial": _numbers(initial), "prompts": _absolute(prompts), "exclude": _absolute(exclude),
+        "kind": kind, "start_from": start_from, "vocabulary": vocabulary, "epochs": epochs,
+        "self_written": self_written, "initial": _numbers(initial), "prompts": _absolute(prompts),
+        "exclude": _absolute(exclude),
     }  # fmt: skip
     _run(flags, _recipe(recipe, out, fresh, {name: value for name, value in own.items() if value is not None}))
 

@@ -6,9 +6,9 @@ from typing import Any
 
 _CARD = """# A draft for {target}
 
-A draft of {layers} layers for {target}, for speculative decoding with Tandem: {layers} decoder layers and the final
-norm ({parameters:.1f} M parameters), {weights}. Embedding and output layer are the target's own and are taken from it
-when the draft is loaded. {says}
+A draft of {layers} layers for {target}, for speculative decoding with Tandem: {layers} decoder layers and {rest}
+({parameters:.1f} M parameters), {weights}. Embedding and output layer are the target's own and are taken from it
+when the draft is loaded. {says}{reads}
 
     python -m draft_service --model FOLDER
 
@@ -25,6 +25,8 @@ On {held_out_tokens:,} tokens of {held_out:,} answers that it never learnt from:
 {rounds}
 The licence is the target's.
 """
+
+_READS = " It reads the target's features, which the services bring it, and goes with this target alone."
 
 
 def card(metrics: dict[str, Any], *, weights: str, start_from: str | None) -> str:
@@ -49,6 +51,8 @@ def card(metrics: dict[str, Any], *, weights: str, start_from: str | None) -> st
         parameters=metrics["parameters"] / 1e6,
         weights="int8 with a scale for each row" if weights == "int8" else "bfloat16",
         says=says,
+        rest="the final norm" if metrics["kind"] == "layers" else "a linear layer before them",
+        reads="" if metrics["kind"] == "layers" else _READS,
         origins=", ".join(map(str, metrics["origins"])),
         start=f", by way of the draft {start_from}," if start_from else "",
         tokens=data["tokens"],

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from tandem.distil.base import Base
 from tandem.distil.files import write_whole
+from tandem.inference.grafts import LAYERS
 from tandem.models.quantise import quantise
 from tandem.models.reference import GRAFT
 
@@ -29,10 +30,11 @@ def write_draft(
     base: Base,
     token_ids: Tensor | None,
     weights: str = "int8",
+    kind: str = LAYERS,
 ) -> None:
     """own: float32, the weights by transformers' names without embedding and output layer. token_ids: int32 [S],
     strictly rising: what the draft can say; None for the whole vocabulary. weights: `bfloat16`, or `int8` for those of
-    matrices.
+    matrices. kind: what it reads, see `grafts`.
 
     Each file appears whole. config.json is the last one: before it is there, nobody takes the folder for a model.
     """
@@ -45,6 +47,8 @@ def write_draft(
         layers = {name: weight.to(torch.bfloat16).contiguous() for name, weight in layers.items()}
     write_whole(folder / WEIGHTS[weights], save(layers))
     facts = {"base": base.name} | ({"revision": base.revision} if base.revision else {}) | {"weights": WEIGHTS[weights]}
+    if kind != LAYERS:
+        facts["kind"] = kind
     if weights == "int8":
         facts |= {"quantisation": "int8-per-row", "cpu_weights": "int8"}
     if token_ids is not None:

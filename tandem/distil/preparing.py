@@ -15,7 +15,8 @@ from tandem.distil.base import Base
 from tandem.distil.recipe import Recipe
 from tandem.distil.student import Shape, StudentError, shape_of
 from tandem.inference.empty import empty_model, shared_names
-from tandem.inference.grafts import read_graft
+from tandem.inference.feeding import make_fed
+from tandem.inference.grafts import FEATURES, read_graft
 from tandem.models import ModelError, UnsupportedModelError, resolve
 from tandem.models.quantise import dequantise
 from tandem.models.reference import GRAFT
@@ -38,7 +39,10 @@ def prepare(recipe: Recipe, base: Base) -> Prepared:
         raise UnsupportedModelError(f"{base.name} is a draft itself; name the model that it is for")
     target = _empty(base)
     shape = shape_of(target, recipe.student.layers, recipe.student.initial)
-    own = own_shapes(empty_model(shape.config, torch.float32))
+    model = empty_model(shape.config, torch.float32)
+    if recipe.student.kind == FEATURES:
+        make_fed(model)
+    own = own_shapes(model)
     start = None
     if recipe.student.start_from is not None:
         start = start_weights(recipe.student.start_from)
@@ -70,8 +74,8 @@ def check_shapes(own: Mapping[str, torch.Size], weights: Mapping[str, Tensor], n
         found = list(weights[each].shape) if each in weights else "missing"
         if expected != found:
             raise StudentError(
-                f"student.start_from: {each} of {name} is {found}, but this draft's is {expected}; the number of"
-                " layers and the target must be the same"
+                f"student.start_from: {each} of {name} is {found}, but this draft's is {expected}; kind, number of"
+                " layers and target must be the same"
             )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Temperature = Annotated[float, Field(ge=0, le=4)]
 
@@ -49,19 +49,29 @@ class Data(_Section):
 
 
 class Student(_Section):
-    """layers: how many. initial: which of the target's they begin as; empty for the first ones and the last.
-    start_from: a draft of the same shape whose layers it begins as instead, named as models are. vocabulary: tokens
-    that the draft can say, the commonest ones; 0 for all."""
+    """kind: what the draft reads: tokens alone, or the target's features as well. layers: how many; of a draft that
+    reads features 1 where nothing is said. initial: which of the target's they begin as; empty for the first ones and
+    the last. start_from: a draft of the same shape whose layers it begins as instead, named as models are. vocabulary:
+    tokens that the draft can say, the commonest ones; 0 for all."""
 
+    kind: Literal["layers", "features"] = "layers"
     layers: int = Field(default=3, ge=1)
     initial: tuple[int, ...] = ()
     start_from: str | None = None
     vocabulary: int = Field(default=16_384, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_layer(cls, facts: Any) -> Any:
+        if isinstance(facts, dict) and facts.get("kind") == "features":
+            return {"layers": 1, **facts}
+        return facts
+
 
 class Training(_Section):
     """epochs: passes over the data. batch_tokens: of one step, answers and prompts. learning_rate: the highest.
-    warm_up: share of steps. total_variation: its weight beside KL. checkpoint_seconds, report_steps: between two."""
+    warm_up: share of steps. total_variation: its weight beside KL. feature_distance: that of how far the states of a
+    draft that reads features are from the target's. checkpoint_seconds, report_steps: between two."""
 
     epochs: float = Field(default=2.0, gt=0)
     batch_tokens: int = Field(default=1024, ge=1)
@@ -69,6 +79,7 @@ class Training(_Section):
     weight_decay: float = Field(default=0.1, ge=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
     total_variation: float = Field(default=0.5, ge=0)
+    feature_distance: float = Field(default=10.0, ge=0)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     report_steps: int = Field(default=500, ge=1)

@@ -63,7 +63,8 @@ def write_result(result: Result, folder: Path) -> list[str]:
     drawn = plot.draw(found, folder / PICTURE)
     cut = found["vocabulary"]["size"] < found["vocabulary"]["of"]
     token_ids = result.vocabulary.token_ids if cut else None
-    write_draft(folder, shape.config, result.trainings[-1].own, result.base, token_ids, recipe.weights)
+    own, kind = result.trainings[-1].own, recipe.student.kind
+    write_draft(folder, shape.config, own, result.base, token_ids, recipe.weights, kind)
     held_out = found["held_out"]
     lines = [
         f"greedy agreement {held_out['greedy_agreement']:.3f}, 1 - TV at temperature 1"
@@ -87,6 +88,7 @@ def metrics(result: Result) -> dict[str, Any]:
     return {
         "made_on": result.made_on,
         "target": result.base.name,
+        "kind": result.recipe.student.kind,
         "layers": len(result.prepared.shape.origins),
         "origins": list(result.prepared.shape.origins),
         "parameters": result.prepared.parameters,

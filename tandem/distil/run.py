@@ -199,7 +199,7 @@ class _Run:
 
     def _student(self, base: Base, prepared: Prepared, vocabulary: Vocabulary) -> Student:
         target = load_model(base.folder, dtype="auto", device="cpu").model
-        student = make_student(target, prepared.shape, vocabulary.token_ids)
+        student = make_student(target, prepared.shape, vocabulary.token_ids, self._recipe.student.kind)
         if prepared.start is not None:
             student.load(prepared.start)
         return student

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tandem.inference.empty import empty_model, shared_names
+from tandem.inference.feeding import FEED, make_fed
+from tandem.inference.grafts import FEATURES, LAYERS
 from tandem.inference.support import check_supported
 from tandem.models import UnsupportedModelError
 
@@ -34,7 +36,12 @@ class Student(nn.Module):
 
     Trained are the layers and what else is neither embedding nor output layer (the final norm), in float32. There is
     no dropout, whatever the target's config says: a run depends on nothing but its seed and data.
+
+    state_distance: of the last pass, how far its states are from the target's, see `FeatureStudent`; None where nothing
+    is to be learnt from these.
     """
+
+    state_distance: Tensor | None = None
 
     def __init__(self, model: PreTrainedModel, rows: Tensor, bias: Tensor | None) -> None:
         """model: without weights in its output layer. rows: [S, H] of the target's output layer; bias: [S]."""
@@ -80,11 +87,13 @@ class _CutHead(nn.Module):
         self.weight = nn.Parameter(rows)
         self.bias = None if bias is None else nn.Parameter(bias)
         self.places: Tensor | None = None
+        self.read: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, H] -> [N, S]."""
+        """[B, T, H] -> [N, S]; `read` is then what it read, [N, H]."""
         assert self.places is not None
-        return nn.functional.linear(hidden.flatten(0, 1)[self.places], self.weight, self.bias)
+        self.read = hidden.flatten(0, 1)[self.places]
+        return nn.functional.linear(self.read, self.weight, self.bias)
 
 
 def shape_of(target: PreTrainedModel, layers: int, initial: Sequence[int] = ()) -> Shape:
@@ -123,8 +132,9 @@ def cut_config(config: PretrainedConfig, origins: Sequence[int]) -> PretrainedCo
     return cut
 
 
-def make_student(target: PreTrainedModel, shape: Shape, token_ids: Tensor) -> Student:
-    """A draft as it begins: the target's layers, to be trained. token_ids: int [S], what it can say.
+def make_student(target: PreTrainedModel, shape: Shape, token_ids: Tensor, kind: str = LAYERS) -> Student:
+    """A draft as it begins: the target's layers, to be trained. token_ids: int [S], what it can say. kind: LAYERS, or
+    FEATURES for one that reads the target's features: it begins with these alone, as if embeddings said nothing.
 
     Raises UnsupportedModelError where a layer of the target does not fit its place in the draft.
     """
@@ -139,7 +149,13 @@ def make_student(target: PreTrainedModel, shape: Shape, token_ids: Tensor) -> St
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise UnsupportedModelError(f"{name} cannot be distilled: {' '.join(str(error).split())}") from error
     weights = {}
+    if kind == FEATURES:
+        make_fed(model)
+        width = config.hidden_size
+        weights[f"{FEED}.weight"] = torch.cat([torch.zeros(width, width), torch.eye(width)], 1)
     for own, blank in model.state_dict().items():
+        if own in weights:
+            continue
         origin = _origin(own, shape)
         weight = theirs.get(origin)
         if weight is None or weight.shape != blank.shape:
@@ -150,7 +166,12 @@ def make_student(target: PreTrainedModel, shape: Shape, token_ids: Tensor) -> St
     head = target.get_output_embeddings()
     ids = token_ids.long()
     bias = None if head.bias is None else head.bias.detach()[ids].float()
-    return Student(model, head.weight.detach()[ids].float(), bias)
+    rows = head.weight.detach()[ids].float()
+    if kind == LAYERS:
+        return Student(model, rows, bias)
+    from tandem.distil.feature_student import FeatureStudent  # which is one
+
+    return FeatureStudent(model, rows, bias, target)
 
 
 def _origin(name: str, shape: Shape) -> str:

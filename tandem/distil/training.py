@@ -142,6 +142,8 @@ class _Trainer:
             logits = self._model(batch.tokens, batch.places)
         found = divergences(logits, self._lessons.places(batch.top_ids), batch.top_log_probs)
         total = loss(found, settings.total_variation)
+        if (distance := self._student.state_distance) is not None:
+            total = total + settings.feature_distance * distance.sum()
         if processes.rank >= len(step):
             total = total * 0
         # Gradients become the mean over processes; what is wanted is the mean over the answers of all of them.

@@ -27,6 +27,8 @@ from tandem.inference.step import Step
 from tandem.inference.table import BlockTable
 from tandem.models import UnsupportedModelError
 
+#: Of a prompt's end, that the services give; drafts are trained on so many.
+PROMPT_FEATURES = 32
 #: The linear layer's name in the model.
 FEED = "feed"
 

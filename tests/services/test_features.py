@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from draft_service.drafters.base import Candidates
-from draft_service.drafters.features import PROMPT_FEATURES, FeaturesDrafter, FeaturesSequence
+from draft_service.drafters.features import FeaturesDrafter, FeaturesSequence
 from orchestrator.target_laws import TargetLaws
 from tandem.inference.engine import EngineLimits
-from tandem.inference.feeding import FedRunner, fed_inputs
+from tandem.inference.feeding import PROMPT_FEATURES, FedRunner, fed_inputs
 from tandem.rpc.channels import connect
 from tandem.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from tandem.wire import model_info
@@ -58,16 +59,22 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Drafted]:
     return found
 
 
+@cache
+def models() -> tuple[Any, Any]:
+    """Target and head, as transformers has them."""
+    return tiny_llama(2).model, tiny_head(tiny_llama(2)).model
+
+
 def states(tokens: Sequence[int]) -> Tensor:
-    """Of the target, by transformers alone: behind its norm [T, H]."""
+    """Of the target, behind its norm [T, H]."""
     with torch.inference_mode():
-        return tiny_llama(2).model.get_decoder()(torch.tensor([tokens])).last_hidden_state[0]
+        return models()[0].get_decoder()(torch.tensor([tokens])).last_hidden_state[0]
 
 
 def check(each: Drafted) -> None:
     """That the block is what the head says by transformers alone: true features as far as they go, as float16 carries
     them, and its own outputs behind them."""
-    head, block = tiny_head(tiny_llama(2)).model, each.block
+    head, block = models()[1], each.block
     if not block.token_ids:
         assert block.stop == draft_pb2.DRAFT_STOP_NO_PROPOSAL
         return
@@ -173,7 +180,7 @@ async def test_a_target_whose_prompt_comes_in_pieces_or_was_known_gives_what_it_
         check(each)
 
 
-async def test_with_a_target_of_other_features_it_is_not_used_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_with_a_target_of_other_features_it_is_refused_and_says_why() -> None:
     """Of another width, and of another family."""
     told = []
     for width, family in ((96, "llama"), (64, "gemma")):
@@ -205,7 +212,8 @@ async def test_a_target_gives_its_states_before_each_position_of_the_block() -> 
         text = [*text[:4], *follows]
         goes_on = {"position": 4, "kept": kept, "token_ids": follows}
         block = {"position": 5, "token_ids": [12]}
-        verified = (await stream.ask(round={"round": 2, "continuation": goes_on, "block": block, "features": 9})).verified
+        asked = {"round": 2, "continuation": goes_on, "block": block, "features": 9}
+        verified = (await stream.ask(round=asked)).verified
         check_features(verified.features, [*text, 12], 2)
         goes_on = {"position": 5, "kept": 0, "token_ids": [13]}
         text.append(13)

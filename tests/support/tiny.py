@@ -57,8 +57,8 @@ def tiny_llama(
 
 
 def tiny_head(target: LoadedModel, seed: int = 0, *, noise: float = 0.3) -> LoadedModel:
-    """A head over the features of `target`, a tiny Llama, with that one's embedding and output layer. Of each feature it
-    passes something on; noise: what it adds by itself."""
+    """A head over the features of `target`, a tiny Llama, with that one's embedding and output layer. Of each feature
+    it passes something on; noise: what it adds by itself."""
     config = copy.deepcopy(target.model.config)
     config.num_hidden_layers = 1
     model = empty_model(config, torch.float32)
