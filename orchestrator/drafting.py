@@ -204,7 +204,6 @@ class DraftSide:
             limits=limits_message(limits, len(shape)),
             parents=shape.parents,
         )
-        self._tell(message.continuation)
         self.cap = shape.height
         block = block_pb2.Block(position=position)
         if self._stream is not None:

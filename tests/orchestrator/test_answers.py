@@ -358,3 +358,46 @@ def test_full_rows_are_those_that_were_asked_for() -> None:
     for change in bad:
         with pytest.raises(MalformedAnswerError):
             check_rows(DRAFT, asked, draft_pb2.DraftedRows(**{**good, **change}))
+
+
+def features(*numbers: float) -> bytes:
+    return struct.pack(f"<{len(numbers)}e", *numbers)
+
+
+def test_features_are_of_the_positions_that_were_asked_for() -> None:
+    """Two numbers for each of a block's three positions, and of as many before them as were asked for less one."""
+    opening, asked, answer = verified()
+    asked.features = 2
+    for count in (3, 4):
+        answer.features = features(*[1.0] * 2 * count)
+        check_verified(opening, asked, answer, feature_width=2)
+    for data in (b"", features(*[1.0] * 4), features(*[1.0] * 10), features(*[1.0] * 7), features(1, 2, 3, 4, 5, NAN)):
+        answer.features = data
+        with pytest.raises(MalformedAnswerError):
+            check_verified(opening, asked, answer, feature_width=2)
+    asked.features = 0
+    answer.features = features(*[1.0] * 6)
+    with pytest.raises(MalformedAnswerError, match="features that were not asked for"):
+        check_verified(opening, asked, answer, feature_width=2)
+
+
+def test_a_tokens_features_are_its_own_and_with_a_first_one_those_before_it() -> None:
+    asked = target_pb2.Generate()
+    asked.CopyFrom(GENERATE)
+    asked.features = 3
+    facts: dict[str, Any] = {"context_length": 0, "feature_width": 2}
+    for before, count, fits in ((0, 1, True), (0, 3, True), (0, 4, False), (1, 1, True), (1, 2, False), (1, 0, False)):
+        fields = {} if before else {"position": GENERATE.continuation.position + len(GENERATE.continuation.token_ids)}
+        token = generated(**fields, features=features(*[1.0] * 2 * count))
+        if fits:
+            check_generated(OPENING, asked, token, before=before, **facts)
+        else:
+            with pytest.raises(MalformedAnswerError, match="are no features"):
+                check_generated(OPENING, asked, token, before=before, **facts)
+
+
+def test_a_draft_may_ask_for_some_of_the_targets_features() -> None:
+    for positions in (1, 256):
+        check_draft_opened(draft_pb2.DraftOpened(model={"fed_with": {"positions": positions}}))
+    with pytest.raises(MalformedAnswerError, match="features of 257 positions"):
+        check_draft_opened(draft_pb2.DraftOpened(model={"fed_with": {"positions": 257}}))

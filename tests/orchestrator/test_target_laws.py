@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.target_laws import TargetLaws
+from orchestrator.target_laws import TargetLaws, feature_rows
 from tandem.v1.distribution_pb2 import CompressedDistribution
 
 
@@ -63,3 +63,19 @@ def test_of_those_that_were_told_already_none_is_taken_back() -> None:
     waiting.add(laws(3), 1)
     waiting.rewind(1, 3, 2)
     assert waiting.take() == []
+
+
+def test_what_was_said_of_positions_before_is_of_use_where_nothing_else_waits() -> None:
+    waiting = TargetLaws[bytes](4)
+    waiting.add([b"c", b"d", b"x"], 2, before=[b"a", b"b"])
+    assert waiting.take() == [b"a", b"b", b"c", b"d"]
+    waiting.add([b"e"], 1)
+    waiting.add([b"f"], 1, before=[b"d", b"e"])
+    assert waiting.take() == [b"e", b"f"]
+    waiting.add([b"2", b"3", b"4"], 3, before=[b"0", b"1"])
+    assert waiting.take() == [b"1", b"2", b"3", b"4"]
+
+
+def test_features_come_apart_by_their_width() -> None:
+    assert feature_rows(b"aabbccdd", 2) == [b"aabb", b"ccdd"]
+    assert feature_rows(b"", 2) == feature_rows(b"", 0) == []

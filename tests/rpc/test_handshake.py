@@ -42,3 +42,28 @@ def test_a_pair_that_does_not_match_is_refused_with_each_on_its_side(other: Mode
 def test_a_drafter_without_a_vocabulary_fits_any_target() -> None:
     check_pair(draft=LOOKUP, target=TARGET)
     check_handshake(make_handshake(TARGET), LOOKUP, side="draft")
+
+
+def with_features(model: ModelInfo, width: int, family: str = "llama", dtype: str = "float32") -> ModelInfo:
+    found = ModelInfo(features={"width": width, "family": family}, dtype=dtype)
+    found.MergeFrom(model)
+    return found
+
+
+def test_a_draft_that_is_fed_fits_a_target_of_the_same_features() -> None:
+    head = ModelInfo(fed_with={"features": {"width": 64, "family": "llama"}, "positions": 32})
+    head.MergeFrom(DRAFT)
+    check_pair(draft=head, target=with_features(TARGET, 64))
+    check_handshake(make_handshake(with_features(TARGET, 64)), head, side="draft")
+    check_pair(draft=head, target=TARGET)  # nothing but its tokenizer is known
+    check_pair(draft=DRAFT, target=with_features(TARGET, 64))
+    for target, told in (
+        (with_features(TARGET, 96), "those of target large are of 96 of a llama"),
+        (with_features(TARGET, 64, "gemma"), "those of target large are of 64 of a gemma"),
+        (ModelInfo(model_id="large", dtype="float32"), "target large gives none"),
+    ):
+        with pytest.raises(TandemError) as caught:
+            check_handshake(make_handshake(target), head, side="draft")
+        assert (caught.value.reason, caught.value.field) == ("NOT_SUPPORTED", "features")
+        assert "draft small does not fit: it is fed with features of 64 numbers of a llama" in caught.value.message
+        assert told in caught.value.message

@@ -24,6 +24,7 @@ from tandem.wire import model_info
 from target_service.server import TargetServicer
 from tests.services.test_streams import OPEN, Talk
 from tests.support.drafters import make
+from tests.support.fleet import Death, fleet
 from tests.support.pair_law import VOCABULARY as FEW
 from tests.support.pair_law import check_pair_law
 from tests.support.tiny import tiny_head, tiny_llama
@@ -147,6 +148,32 @@ async def test_where_features_are_lost_it_goes_on_with_its_own(
     for each in blocks:
         check(each)
     assert any(each.block.token_ids for each in blocks if 0 < len(each.tokens) - each.first - each.given)
+
+
+@pytest.mark.parametrize(("side", "kind"), [("target", "verified"), ("draft", "block")])
+async def test_another_target_or_draft_goes_on(side: str, kind: str, blocks: list[Drafted]) -> None:
+    """A new target's prompt has features again, and what was not heard is asked for once more. A new draft has none
+    before the target has answered once more, and begins with those of that round."""
+    async with fleet() as made:
+        targets = [await made.target(tiny_llama(2)) for _ in range(2)]
+        drafts = [await made.draft(tiny_head(tiny_llama(2))) for _ in range(2)]
+        orchestrator = await made.orchestrator(targets, drafts)
+        await orchestrator.until(*targets, *drafts)
+        death = Death(kind, 6)
+        for service in targets if side == "target" else drafts:
+            service.death = death
+        found = await orchestrator.complete(PROMPT, policy=policy("fixed", max_tokens=3), max_tokens=60)
+        alone = await orchestrator.complete(PROMPT, max_tokens=60)
+    assert death.victim is not None and found.token_ids == alone.token_ids
+    assert found.finish.speculation.draft_failures == (side == "draft")
+    for each in blocks:
+        check(each)
+    starts = [each.first for each in blocks if each.given]
+    if side == "target":
+        assert set(starts) == {1}
+    else:
+        assert starts[0] == 1 and starts[-1] > len(PROMPT) and starts == sorted(starts)
+        assert sum(len(each.block.token_ids) > 0 for each in blocks if each.first == starts[-1]) > 3
 
 
 async def test_blocks_stay_right_where_the_cache_is_too_small_for_all(blocks: list[Drafted]) -> None:

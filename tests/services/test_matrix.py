@@ -20,8 +20,8 @@ from tests.support.trio import Trio, trio
 
 LOSSLESS = [name for name, rule in acceptance.RULES.items() if issubclass(rule, acceptance.LosslessRule)]
 STOPS = list(stopping.RULES)
-# And one behind another.
-NAMES = (*DRAFTERS, "stand+model")
+# And one behind another, and a model that reads the target's features.
+NAMES = (*DRAFTERS, "stand+model", "features")
 # A sampled text of each pair of rules; all stop rules together are one sample.
 SAMPLES_OF_EACH = 20
 _CALLERS = 8

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from draft_service.drafters.features import FeaturesDrafter
 from draft_service.drafters.model import ModelDrafter
 from draft_service.server import DraftServicer
 from orchestrator.completions import Completions
@@ -21,7 +22,9 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.upstream import Upstream
 from tandem.grammars import Grammars
 from tandem.inference.engine import Engine, EngineLimits
+from tandem.inference.feeding import FedRunner
 from tandem.inference.loaded import LoadedModel
+from tandem.inference.runner import ModelRunner
 from tandem.rpc.channels import ChannelPool
 from tandem.rpc.errors import TandemError
 from tandem.rpc.server import PortTakenError, Server
@@ -203,8 +206,11 @@ class Fleet:
     ) -> Service:
         """foresight: with which it looks ahead."""
         loaded = model or tiny_llama(1, noise=0.02, context=CONTEXT)
-        served = serve_model(loaded, TOKENIZER, "tiny-draft", fingerprint=fingerprint, limits=limits)
-        drafter = ModelDrafter(served.engine, model_info(served), sayable=served.loaded.sayable)
+        runner, make = (FedRunner, FeaturesDrafter) if loaded.is_fed else (ModelRunner, ModelDrafter)
+        served = serve_model(
+            loaded, TOKENIZER, "tiny-draft", fingerprint=fingerprint, limits=limits, runner=runner
+        )
+        drafter = make(served.engine, model_info(served), sayable=served.loaded.sayable)
         await drafter.start()
         self.stack.push_async_callback(drafter.close)
         service = Service(Server(host, port), served.engine)
