@@ -19,12 +19,30 @@ class VocabularyIntersection:
     fingerprint: str
 
 
+@mirrors(model_pb2.Features)
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Hidden states of a model, which another may be fed with. width: numbers for a position. family: of the model."""
+
+    width: int
+    family: str
+
+
+@mirrors(model_pb2.Feeding)
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """What a draft is fed with. positions: of the text's end, at first."""
+
+    features: Features
+    positions: int
+
+
 @mirrors(model_pb2.ModelInfo)
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that is served. context_length: of prompt and completion together; 0 for no bound. trees: whether blocks
     of candidates may be trees. intersection: of a draft that speaks the ids of another tokenizer than its own; None for
-    others."""
+    others. features: hidden states that it can give; fed_with: of a draft that reads its target's; None for others."""
 
     model_id: str
     revision: str
@@ -37,6 +55,8 @@ class ModelInfo:
     weights: str
     trees: bool
     intersection: VocabularyIntersection | None
+    features: Features | None
+    fed_with: Feeding | None
 
 
 @mirrors(completion_pb2.GetModelsResponse)

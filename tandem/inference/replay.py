@@ -9,7 +9,8 @@ the same; this is checked, not believed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,13 +206,12 @@ class Replay:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._forward = model.forward
-        self._decoder = model.get_decoder()
+        self.is_paused = False
         self._program: Program | None = None
         self._checks = _CHECKS
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # What hooks into the decoder wants to be called.
-        if self._checks < 0 or self._decoder._forward_hooks or not _is_one_token(kwargs):
+        if self._checks < 0 or self.is_paused or not _is_one_token(kwargs):
             return self._forward(*args, **kwargs)
         inputs, step = [kwargs[name] for name in _INPUTS], kwargs["tandem_step"]
         if self._program is not None and self._checks == 0:
@@ -244,3 +244,17 @@ def _is_one_token(kwargs: Mapping[str, Any]) -> bool:
 def replay_steps(model: PreTrainedModel) -> None:
     """Makes `model` repeat its passes over one token from a recording. Its modules must not be changed afterwards."""
     model.forward = Replay(model)  # type: ignore[method-assign,assignment]
+
+
+@contextmanager
+def modules_run(model: PreTrainedModel) -> Iterator[None]:
+    """Meanwhile all passes run the modules, so that what hooks into them is called."""
+    replay: Any = model.forward
+    if not isinstance(replay, Replay):
+        yield
+        return
+    replay.is_paused = True
+    try:
+        yield
+    finally:
+        replay.is_paused = False

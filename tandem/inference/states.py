@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tandem.inference.replay import modules_run
 from tandem.inference.sequence import Sequence
 
 # What is beyond it has no float16; states behind a norm are far below.
@@ -63,7 +64,8 @@ def _noted(model: PreTrainedModel, chunks: Seq[Fed]) -> Iterator[None]:
 
     hook = model.get_decoder().register_forward_hook(note)
     try:
-        yield
+        with modules_run(model):
+            yield
     finally:
         hook.remove()
     [states], row = found, 0

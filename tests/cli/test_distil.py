@@ -16,7 +16,7 @@ from transformers import LlamaConfig
 from tandem.distil.recipe import Recipe
 from tandem.distil.space import in_words, needed
 from tandem.distil.work import WorkError, WorkFolder
-from tests.cli.processes import refusal, service, tandem
+from tests.cli.processes import refusal, run, service, tandem
 from tests.distil.answers import SHAPE, random_model
 from tests.models.checks import refused
 from tests.support.tokens import byte_tokenizer
@@ -103,10 +103,24 @@ def test_it_says_how_far_it_is_and_what_it_needs(made: tuple[Path, subprocess.Co
 
 
 @pytest.fixture(scope="session")
-def endpoint(maker: Path, made: tuple[Path, subprocess.CompletedProcess[str]]) -> Iterator[str]:
+def head(maker: Path, made: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    """A draft that reads the target's features, from the same answers."""
+    done = tandem(
+        "distil", "--recipe", maker / "recipe.toml", "--kind", "features", "--layers", "1", "--answers",
+        made[0] / "work/answers", "--out", maker / "head",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return maker / "head"
+
+
+@pytest.fixture(scope="session", params=["layers", "features"])
+def endpoint(
+    request: pytest.FixtureRequest, maker: Path, made: tuple[Path, subprocess.CompletedProcess[str]]
+) -> Iterator[str]:
+    folder = made[0] if request.param == "layers" else request.getfixturevalue("head")
     with (
         service("target_service", "--model", maker / "target", "--dtype", "float32") as target,
-        service("draft_service", "--model", made[0], "--dtype", "float32") as draft,
+        service("draft_service", "--model", folder, "--dtype", "float32") as draft,
         service(
             "orchestrator", "--target", f"127.0.0.1:{target}", "--draft", f"127.0.0.1:{draft}", "--tokenizer",
             maker / "target",
@@ -127,6 +141,17 @@ def test_the_services_speak_with_it_and_say_what_the_target_alone_does(endpoint:
     ours, theirs = json.loads(drafted.stdout), json.loads(alone.stdout)
     assert ours["text"] == theirs["text"] and len(ours["text"]) > 10
     assert ours["usage"]["accepted_prediction_tokens"] > 0
+
+
+def test_what_a_head_reads_is_told_and_nothing_else_runs_it(head: Path) -> None:
+    facts = json.loads((head / "metrics.json").read_text())
+    assert (facts["kind"], facts["layers"], facts["origins"]) == ("features", 1, [3])
+    assert "It reads the target's features" in (head / "README.md").read_text()
+    done = run(sys.executable, "-m", "target_service", "--model", head, "--port", "0")
+    assert done.returncode == 2 and "head reads its target's features: only a draft service can run it" in done.stderr
+    for flags in (("--look-ahead-rows", "4"), ("--for-target", str(head))):
+        done = run(sys.executable, "-m", "draft_service", "--model", head, "--port", "0", *flags)
+        assert done.returncode == 2 and f"{flags[0]} does not go with head, which reads features" in done.stderr
 
 
 def test_run_again_it_has_nothing_to_do_and_another_recipe_is_refused_by_field(

@@ -9,6 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tandem.inference.empty import empty_model
 from tandem.inference.feeding import FedRunner, FedSequence, fed_inputs, make_fed
 from tandem.inference.loaded import LoadedModel
+from tandem.inference.precision import quantise
+from tandem.inference.replay import Replay
 from tandem.inference.runner import Block, ModelRunner
 from tandem.models import UnsupportedModelError
 from tests.models.checks import refused
@@ -80,6 +82,17 @@ def test_in_any_pieces_and_beside_others_it_says_what_transformers_says() -> Non
     torch.testing.assert_close(run(runner, pieces, tokens[3:], features[3:]), expected[3:], rtol=1e-3, atol=1e-3)
 
 
+def test_quantised_it_says_nearly_the_same() -> None:
+    tokens, features = [5, 9, 2, 7], torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    expected = run(runner := FedRunner(tiny_head(tiny_llama(2))), runner.open(), tokens, features)
+    head = tiny_head(tiny_llama(2))
+    quantise(head.model, "int8")
+    assert type(head.model.get_submodule("feed")) is not torch.nn.Linear
+    found = run(runner := FedRunner(head), runner.open(), tokens, features)
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+    assert not torch.equal(found, expected)
+
+
 def test_nobody_finds_in_the_cache_what_was_read_with_other_features() -> None:
     runner = FedRunner(tiny_head(tiny_llama(2)))
     tokens = list(range(1, 40))
@@ -109,3 +122,20 @@ def test_states_are_noted_only_where_they_are_wanted(runner: type[ModelRunner]) 
     one.states_from = 1
     running.forward([Block(other, [1, 2, 3], 1), Block(one, [4, 5, 6], 1)])
     assert sorted(one.states) == [1, 2] and other.states == {}
+
+
+def test_a_recorded_pass_notes_states_too() -> None:
+    """Of a quantised model passes over one token are repeated from a recording, which calls no module."""
+    loaded = tiny_llama(2)
+    quantise(loaded.model, "int8")
+    runner = ModelRunner(loaded)
+    sequence = runner.open()
+    for token in range(1, 9):
+        runner.forward([Block(sequence, [token], 1)])
+    sequence.states_from = 9
+    runner.forward([Block(sequence, [9], 1)])
+    assert sequence.states == {}
+    logits = runner.forward([Block(sequence, [10], 1)])[0]
+    torch.testing.assert_close(loaded.model.get_output_embeddings()(sequence.states[9]), logits[0])
+    replay = loaded.model.forward
+    assert isinstance(replay, Replay) and replay._checks == 0 and not replay.is_paused

@@ -4,6 +4,7 @@ text and the target's states along it, whatever was kept, lost or given way befo
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from orchestrator.target_laws import TargetLaws
 from tandem.inference.engine import EngineLimits
 from tandem.inference.feeding import PROMPT_FEATURES, FedRunner, fed_inputs
 from tandem.rpc.channels import connect
-from tandem.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
+from tandem.v1 import draft_pb2, draft_pb2_grpc, policy_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import model_info
 from target_service.server import TargetServicer
 from tests.services.test_streams import OPEN, Talk
@@ -174,6 +175,30 @@ async def test_another_target_or_draft_goes_on(side: str, kind: str, blocks: lis
     else:
         assert starts[0] == 1 and starts[-1] > len(PROMPT) and starts == sorted(starts)
         assert sum(len(each.block.token_ids) > 0 for each in blocks if each.first == starts[-1]) > 3
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 3}])
+async def test_below_a_middle_model_it_reads_the_middle_s_features(
+    sampling: dict[str, float], blocks: list[Drafted]
+) -> None:
+    """What the target rejects of the middle's text is taken back, and what was said behind it with it."""
+    middle = tiny_llama(2)
+    rules = policy("fixed", "coupled" if sampling else "exact", max_tokens=6)
+    rules.stack = policy_pb2.STACK_BOTH
+    target = tiny_llama(2, noise=0.3)
+    async with trio(target, make("features", middle, TOKENIZER), TOKENIZER, middle=tiny_llama(2)) as services:
+        found = await services.complete(PROMPT, policy=rules, max_tokens=60, sampling=sampling)
+        alone = await services.complete(PROMPT, max_tokens=60, sampling=sampling)
+    report = found.finish.speculation
+    assert found.token_ids == alone.token_ids and report.draft_failures == 0
+    assert 0 < report.accepted_tokens < report.drafted_tokens
+    drafted = [each for each in blocks if each.block.token_ids]
+    assert len(drafted) > 10
+    # Some of its text was taken back.
+    assert any(after.tokens[: len(each.tokens)] != each.tokens for each, after in itertools.pairwise(drafted))
+    if not sampling:
+        for each in blocks:
+            check(each)
 
 
 async def test_blocks_stay_right_where_the_cache_is_too_small_for_all(blocks: list[Drafted]) -> None:
