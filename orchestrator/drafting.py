@@ -319,6 +319,8 @@ class DraftSide:
             self._stream.close()
             self._stream = DraftStream.at(self._pair.draft)
             self._stream.open(self._opening)
+            if not self._stream.wants.features:  # as the one that was chosen did
+                message.continuation.ClearField("target_features")
 
     async def rows(
         self, round_number: int, indices: tuple[int, ...], clock: RoundClock

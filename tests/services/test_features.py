@@ -16,21 +16,21 @@ from torch import Tensor
 
 from draft_service.drafters.base import Candidates
 from draft_service.drafters.features import FeaturesDrafter, FeaturesSequence
+from orchestrator import stopping
 from orchestrator.target_laws import TargetLaws
 from tandem.inference.engine import EngineLimits
 from tandem.inference.feeding import PROMPT_FEATURES, FedRunner, fed_inputs
-from tandem.rpc.channels import connect
-from tandem.v1 import draft_pb2, draft_pb2_grpc, policy_pb2, target_pb2, target_pb2_grpc
+from tandem.rpc.errors import TandemError
+from tandem.v1 import draft_pb2, policy_pb2
 from tandem.wire import model_info
-from target_service.server import TargetServicer
-from tests.services.test_streams import OPEN, Talk
+from tests.services.test_told_drafters import Sometimes
 from tests.support.drafters import make
 from tests.support.fleet import Death, fleet
 from tests.support.pair_law import VOCABULARY as FEW
 from tests.support.pair_law import check_pair_law
 from tests.support.tiny import tiny_head, tiny_llama
 from tests.support.tokens import byte_tokenizer
-from tests.support.trio import make_request, policy, serve_model, trio
+from tests.support.trio import policy, serve_model, trio
 
 TOKENIZER = byte_tokenizer(64)
 PROMPT = [5, 6, 7, 5, 9, 5, 6, 7, 5, 9, 1, 2]
@@ -110,6 +110,21 @@ async def test_each_block_is_what_the_head_says_of_the_target_s_features(blocks:
     for each in blocks:
         # The prompt's last tokens but for the first of them, and all that came after: none without a feature.
         assert each.first == len(prompt) + 1 - PROMPT_FEATURES and each.first + each.given == len(each.tokens)
+        check(each)
+
+
+@pytest.mark.parametrize("name", ["features", "suffix+features"])
+async def test_what_the_target_made_alone_and_what_others_drafted_has_features_too(
+    name: str, blocks: list[Drafted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "Goodput", lambda **options: Sometimes())
+    async with trio(tiny_llama(2), make(name, tiny_llama(2), TOKENIZER), TOKENIZER) as services:
+        found = await services.complete(PROMPT, policy=policy("goodput", "exact"), max_tokens=60)
+        alone = await services.complete(PROMPT, max_tokens=60)
+    assert found.token_ids == alone.token_ids and found.finish.speculation.plain_tokens > 10
+    assert len(blocks) > 5
+    for each in blocks:
+        assert each.first == 1 and each.first + each.given == len(each.tokens)
         check(each)
 
 
@@ -232,94 +247,16 @@ async def test_a_target_whose_prompt_comes_in_pieces_or_was_known_gives_what_it_
         check(each)
 
 
-async def test_with_a_target_of_other_features_it_is_refused_and_says_why() -> None:
-    """Of another width, and of another family."""
-    told = []
-    for width, family in ((96, "llama"), (64, "gemma")):
-        drafter = make("features", tiny_llama(2), TOKENIZER)
-        drafter.info.fed_with.features.width, drafter.info.fed_with.features.family = width, family
-        async with trio(tiny_llama(2), drafter, TOKENIZER) as services:
-            request = make_request(PROMPT, speculation=policy("fixed"), max_tokens=5)
-            told.append(await services.refusal(request))
-    for error, needs in zip(told, ("96 numbers of a llama", "64 numbers of a gemma"), strict=True):
-        assert (error.reason, error.field) == ("NOT_SUPPORTED", "features")
-        assert f"tiny-head does not fit: it is fed with features of {needs}" in error.message
-        assert "those of target tiny are of 64 of a llama" in error.message
-
-
-async def test_a_target_gives_its_states_before_each_position_of_the_block() -> None:
-    """Also alone, and the prompt's with the first answer. Nothing where nobody asks."""
-    candidates = [7, 8, 9]
-    async with trio(tiny_llama(2), None, TOKENIZER) as services, connect(services.target.address) as channel:
-        stream = Talk(target_pb2_grpc.TargetServiceStub(channel).Verify(), target_pb2.VerifyRequest)
-        model = (await stream.ask(open=OPEN)).opened.model
-        assert (model.features.width, model.features.family) == (64, "llama")
-        first = {"position": 3, "kept": 0, "token_ids": ()}
-        block = {"position": 3, "token_ids": candidates}
-        asked = {"round": 1, "continuation": first, "block": block, "features": 3}
-        verified = (await stream.ask(round=asked)).verified
-        text = [*OPEN["prompt_token_ids"], *candidates]
-        check_features(verified.features, text, 6)
-        kept, follows = 1, [11]
-        text = [*text[:4], *follows]
-        goes_on = {"position": 4, "kept": kept, "token_ids": follows}
-        block = {"position": 5, "token_ids": [12]}
-        asked = {"round": 2, "continuation": goes_on, "block": block, "features": 9}
-        verified = (await stream.ask(round=asked)).verified
-        check_features(verified.features, [*text, 12], 2)
-        goes_on = {"position": 5, "kept": 0, "token_ids": [13]}
-        text.append(13)
-        await stream.tell(generate={"round": 3, "continuation": goes_on, "max_tokens": 2, "features": 9})
-        for _ in range(2):
-            token = (await stream._call.read()).generated
-            check_features(token.features, text, 1)
-            text.append(token.token_id)
-        goes_on = {"position": 8, "kept": 0, "token_ids": ()}
-        verified = (await stream.ask(round={"round": 4, "continuation": goes_on, "block": {"position": 8}})).verified
-        assert verified.features == b""
-
-
-def check_features(data: bytes, tokens: Sequence[int], count: int) -> None:
-    found = torch.frombuffer(bytearray(data), dtype=torch.float16).view(-1, 64)
-    torch.testing.assert_close(found.float(), states(tokens)[-count:], rtol=2e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["round", "generate"])
-async def test_what_a_target_cannot_give_is_refused(kind: str) -> None:
-    def without(engine: Any, info: Any, *rest: Any) -> TargetServicer:
-        info.ClearField("features")
-        return TargetServicer(engine, info, *rest)
-
-    asked = {"round": 1, "continuation": {"position": 3}} | ({"max_tokens": 1} if kind == "generate" else {})
-    for serve, count, reason in ((without, 1, "NOT_SUPPORTED"), (TargetServicer, 257, "INVALID_FIELD")):
-        async with trio(tiny_llama(2), None, TOKENIZER, serve_target=serve) as services:
-            async with connect(services.target.address) as channel:
-                stream = Talk(target_pb2_grpc.TargetServiceStub(channel).Verify(), target_pb2.VerifyRequest)
-                await stream.ask(open=OPEN)
-                error = await stream.refusal(**{kind: asked | {"features": count}})
-        assert (error.reason, error.field) == (reason, f"{kind}.features")
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "told"),
-    [
-        ("features", bytes(127), "127 bytes, which are no features of 64 float16 each"),
-        ("features", bytes(128 * 257), "features of 257 positions; at most 256"),
-        ("features", bytes(128 * 4), "4 positions for 3 tokens"),
-        ("features", bytes(126) + b"\x00\x7e", "not finite"),
-        ("model", bytes(128), "nothing that this drafter asks for"),
-    ],
-    ids=["cut off", "too many", "more than the text has tokens", "no number", "not asked for"],
-)
-async def test_features_that_cannot_be_are_refused_by_the_draft(name: str, data: bytes, told: str) -> None:
-    async with trio(tiny_llama(2), make(name, tiny_llama(2), TOKENIZER), TOKENIZER) as services:
-        assert services.draft is not None
-        async with connect(services.draft.address) as channel:
-            stream = Talk(draft_pb2_grpc.DraftServiceStub(channel).Draft(), draft_pb2.DraftRequest)
-            await stream.ask(open=OPEN)
-            continuation = {"position": 3, "target_features": data}
-            error = await stream.refusal(
-                round={"round": 1, "continuation": continuation, "limits": {"max_tokens": 3}}
-            )
-    assert (error.reason, error.field) == ("INVALID_FIELD", "round.continuation.target_features")
-    assert told in error.message
+async def test_a_draft_that_reads_none_and_is_asked_in_its_place_is_told_none() -> None:
+    """The head is full when its first block is asked for, with what the target has said by then."""
+    async with fleet() as made:
+        target = await made.target(tiny_llama(2))
+        head, plain = await made.draft(tiny_head(tiny_llama(2))), await made.draft(tiny_llama(2, noise=0.02))
+        orchestrator = await made.orchestrator([target], [head, plain])
+        await orchestrator.until(target, head, plain)
+        head.refuses = TandemError.overloaded("full", retry_after=0.0)
+        async with asyncio.timeout(20):
+            while not head.streams:  # whichever is chosen
+                found = await orchestrator.complete(PROMPT, policy=policy("fixed", max_tokens=3), max_tokens=20)
+                report = found.finish.speculation
+                assert report.draft_failures == 0 and report.accepted_tokens > 0

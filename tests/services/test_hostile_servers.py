@@ -191,6 +191,11 @@ async def test_what_a_target_cannot_have_is_its_fault() -> None:
         assert true is not None
         shared = (model_pb2.VocabularyIntersection(shared_tokens=count) for count in (0, 65))
         changes: list[dict[str, Any]] = [{"vocabulary_size": 0}, {"end_token_ids": [64]}, {"model_id": "x" * 10_000}]
+        changes += [
+            {"features": model_pb2.Features(family="llama")},
+            {"features": model_pb2.Features(width=1, family="x" * 10_000)},
+            {"fed_with": model_pb2.Feeding(positions=257)},
+        ]
         for change in (*changes, *({"intersection": each} for each in shared)):
             replica.model = type(true)()
             replica.model.CopyFrom(true)
