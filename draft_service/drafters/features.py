@@ -117,13 +117,13 @@ class FeaturesSequence(NothingAhead):
         self._drawn = ()
         if len(tokens) >= self._context_length:
             return Candidates(stop=draft_pb2.DRAFT_STOP_CONTEXT)
+        start = self._spec.prompt_length
+        self._history.become(tokens[start:], cached - start)  # also where it is silent: `cached` is from block to block
         missing = len(tokens) - self.first - len(self.given)
         if not self.given or missing > _MOST_GUESSED:
             return Candidates(stop=draft_pb2.DRAFT_STOP_NO_PROPOSAL)
         if not limits.max_tokens:
             return Candidates()
-        start = self._spec.prompt_length
-        self._history.become(tokens[start:], cached - start)
         work = _Drafting(self, tokens, Growth(self._voice, len(tokens), round_number, limits, foresees=False))
         timing = await self._engine.run(work)
         self._drawn, stop = work.growth.drawn, work.growth.stop

@@ -80,3 +80,11 @@ def test_over_many_tokens_without_features_it_is_silent(sequence: FeaturesSequen
     assert asyncio.run(draft([1, 2, 3, 4])) == draft_pb2.DRAFT_STOP_NO_PROPOSAL  # it knows nothing yet
     sequence.fed([1, 2, 3, 4], features(12, 13, 14))
     assert asyncio.run(draft([1, 2, 3, 4, *[5] * more])) == stop
+
+
+def test_a_silent_one_forgets_the_candidates_that_it_made_before(sequence: FeaturesSequence) -> None:
+    """Of a block of 5 6 7 only 5 was kept: what is told next of the text goes on from there."""
+    sequence._history.become([5, 6, 7], 0)
+    silent = sequence.draft([1, 2, 3, 4, 5, 8], 5, 2, LIMITS)
+    assert asyncio.run(silent).stop == draft_pb2.DRAFT_STOP_NO_PROPOSAL
+    assert list(sequence._history.generated) == [5, 8]
