@@ -122,7 +122,7 @@ async def test_what_the_target_made_alone_and_what_others_drafted_has_features_t
         found = await services.complete(PROMPT, policy=policy("goodput", "exact"), max_tokens=60)
         alone = await services.complete(PROMPT, max_tokens=60)
     assert found.token_ids == alone.token_ids and found.finish.speculation.plain_tokens > 10
-    assert len(blocks) > 5
+    assert len(blocks) > 1 and len(blocks[-1].tokens) > len(PROMPT) + 10
     for each in blocks:
         assert each.first == 1 and each.first + each.given == len(each.tokens)
         check(each)
