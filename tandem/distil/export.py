@@ -65,4 +65,10 @@ def write_draft(
         write_whole(folder / GENERATION, settings.read_bytes())
     write_whole(folder / GRAFT, json.dumps(facts, indent=2) + "\n")
     config.dtype = torch.bfloat16
-    write_whole(folder / "config.json", config.to_json_string(use_diff=False))
+    write_whole(folder / "config.json", _as_json(config))
+
+
+def _as_json(config: PretrainedConfig) -> str:
+    """All of it, but not where the target's was read from: a folder of this machine."""
+    found = json.loads(config.to_json_string(use_diff=False))
+    return json.dumps({name: value for name, value in found.items() if not name.startswith("_")}, indent=2) + "\n"

@@ -69,7 +69,8 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         return
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    # Left to itself without a GPU, it makes no group, and each process takes itself for the first one.
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
     try:
         yield Processes(state.process_index, state.num_processes, torch.device(state.device))
     finally:

@@ -35,7 +35,7 @@ _FOLDER = "smollm2-135m-instruct-bf16"
 _DRAFT = Path(__file__).parent / "embedded_draft"
 _DRAFT_WEIGHTS = "layers.int8.safetensors"
 # With the beginning of the SHA-256 of its weights: a cache may be older or newer than the package.
-_DRAFT_FOLDER = "smollm2-draft-4l-dab12e2e"
+_DRAFT_FOLDER = "smollm2-draft-4l-9ed397f9"
 _CHUNK = 1 << 20
 
 _console = Console(stderr=True, highlight=False)

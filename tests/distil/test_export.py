@@ -116,6 +116,14 @@ def test_a_draft_written_over_another_leaves_nothing_of_it(tmp_path: Path) -> No
     load(folder)
 
 
+def test_nothing_in_it_says_where_the_target_lay(tmp_path: Path) -> None:
+    base = save(llama(), tmp_path / "target")
+    config = shape_of(load_model(base.folder, dtype="float32", device="cpu").model, 2).config
+    student, _ = changed(llama(), 2, CAN)
+    write_draft(tmp_path / "draft", config, student.own(), Base("organisation/target", None, base.folder), CAN, "int8")
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in (tmp_path / "draft").iterdir())
+
+
 def test_until_all_is_written_the_folder_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, student = exported(tmp_path, llama(), CAN)
     base, config = find_base(str(tmp_path / "target"), None), shape_of(llama(), 2).config

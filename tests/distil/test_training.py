@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -152,7 +153,8 @@ def test_the_rate_rises_evenly_and_falls_as_a_cosine() -> None:
 
 @pytest.mark.parametrize("batch_tokens", [256, 30], ids=["many sequences a step", "often only one"])
 def test_two_processes_come_to_what_one_does(batch_tokens: int, tmp_path: Path) -> None:
-    """On gloo, as torchrun starts them; the same batches, each process with half of the sequences of a step."""
+    """On gloo, as torchrun starts them where there is no GPU; the same batches, each process with half of the sequences
+    of a step."""
     # bfloat16 would round the sums of the two parts otherwise than that of the whole.
     facts = {"batch_tokens": batch_tokens, "epochs": 0.5, "report_steps": 2, "precision": "float32"}
     one = taught(tmp_path / "one", **facts)[1]
@@ -160,6 +162,7 @@ def test_two_processes_come_to_what_one_does(batch_tokens: int, tmp_path: Path) 
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "tests.distil.two_processes", str(tmp_path), json.dumps(facts)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))

@@ -14,7 +14,7 @@ from tests.distil.answers import lessons, llama, settings, student_of, write
 
 folder = Path(sys.argv[1])
 target = llama()
-with joined("cpu") as processes:
+with joined() as processes:
     student = student_of(target)
     lesson = lessons(write(target, 120), folder / "training")
     course = train(student, lesson, settings(**json.loads(sys.argv[2])), seed=7, processes=processes)
