@@ -76,7 +76,7 @@ def test_greedy_trees_give_the_targets_own_text(
                 found = await audited(services, prompt, rules, max_tokens=32)
                 assert found.token_ids == list(alone.token_ids)
                 assert found.finish.speculation.verify_steps > 0
-                if stop == "fixed":
+                if stop == "fixed" and nodes > 8:  # few are best in one line
                     assert any(not tree.is_chain for tree in found.trees)
 
     asyncio.run(check())
