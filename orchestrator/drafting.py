@@ -12,26 +12,26 @@ help.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.account import Account, RoundClock
+from orchestrator.late import Late
 from orchestrator.limits_message import limits_message
 from orchestrator.look_ahead.sight import Sight
 from orchestrator.opening import opening, row_format
 from orchestrator.pace import Chunks, Patience, Worth
-from orchestrator.prefix import Prefix
 from orchestrator.replicas import NOT_TAKEN, Pair
 from orchestrator.request import Plan
 from orchestrator.returning import Return
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stopping import Limits
 from orchestrator.streams import DraftStream
-from orchestrator.target_laws import NOTHING, TargetLaws, Wants
-from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Exchange, Watch
+from orchestrator.target_laws import NOTHING, Wants
+from orchestrator.told import Told
+from orchestrator.watch import DRAFT_BLOCK, DRAFT_ROWS, LATE, NO_DRAFT, SLOW, Watch
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_pair, make_handshake
 from tandem.trees import NO_TREE, Tree
@@ -39,12 +39,8 @@ from tandem.v1 import block_pb2, distribution_pb2, draft_pb2
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # Of the patience: by so much a round has to be slower than the target alone for the draft to be left.
 _MARGIN = 0.2
-# Features that are kept for a draft, of the text's last tokens: each may take many kilobytes.
-_MOST_FEATURES = 64
 # What full rows are taken to need before any were asked for.
 _ROWS_SECONDS = 0.5
 
@@ -76,11 +72,8 @@ class DraftSide:
         self._account = account
         self._watch = watch
         self._stream: DraftStream | None = None
-        self._prefix = Prefix(tokens)
-        self._laws = TargetLaws[distribution_pb2.CompressedDistribution]()
-        self._features = TargetLaws[bytes](_MOST_FEATURES)
-        self._pending: asyncio.Task[Any] | None = None  # an answer that is late
-        self._loss: asyncio.TimerHandle | None = None  # when that is too late
+        self._told = Told(tokens)
+        self._late = Late(settings.draft_timeout_seconds)
         self._return: Return | None = None
         self._chunks = Chunks()
         self._blocks = Patience(slack, settings.draft_timeout_seconds)
@@ -119,14 +112,14 @@ class DraftSide:
     @property
     def is_there(self) -> bool:
         """Whether the next round can have a block."""
-        return self._stream is not None and self._pending is None
+        return self._stream is not None and not self._late.is_awaited
 
     def absence(self) -> str:
         """Why the target has to go on alone now; empty where there is a draft."""
         self._look()
         if self._stream is None:
             return NO_DRAFT
-        if self._pending is not None:
+        if self._late.is_awaited:
             return LATE
         return SLOW if self.worth.left else ""
 
@@ -138,9 +131,7 @@ class DraftSide:
 
     def _look(self) -> None:
         """At what has come meanwhile."""
-        if self._pending is not None and self._pending.done():
-            answered, self._pending = self._pending, None
-            self._disarm()
+        if (answered := self._late.take()) is not None:
             if answered.cancelled():
                 self.lose(self._too_late())
             elif (error := answered.exception()) is not None:
@@ -148,7 +139,7 @@ class DraftSide:
                     raise error
                 self.lose(error, is_told=True)
         if self._return is not None and (found := self._return.take()) is not None:
-            self._stream, self._prefix = found
+            self._stream, self._told.prefix = found
             self._return = None
             self.worth.anew()
             _log.info("%s: a draft is there again", self._plan.request_id)
@@ -172,7 +163,7 @@ class DraftSide:
         ahead = limits.ahead or limits
         message = draft_pb2.DraftRound(
             round=round_number,
-            continuation=self._prefix.continuation(),
+            continuation=self._told.prefix.continuation(),
             # A block of n yields up to n + 1 tokens.
             limits=limits_message(limits, min(limits.max_tokens, left - 1)),
             # The block after it follows one token at least.
@@ -181,7 +172,7 @@ class DraftSide:
         self.cap = message.limits.max_tokens
         block = block_pb2.Block(position=position)
         if self.cap:
-            self._tell(message.continuation)
+            self._told.tell(message.continuation, self.wants)
             there = self._foreseen(message, limits_message(ahead, min(ahead.max_tokens, left - 1)), clock)
             if there is not None:
                 block = there
@@ -200,7 +191,7 @@ class DraftSide:
     ) -> block_pb2.Block:
         message = draft_pb2.DraftRound(
             round=round_number,
-            continuation=self._prefix.continuation(),
+            continuation=self._told.prefix.continuation(),
             limits=limits_message(limits, len(shape)),
             parents=shape.parents,
         )
@@ -235,7 +226,7 @@ class DraftSide:
         )
         self._stream.take(taken)
         self.cap = limits.max_tokens
-        self._prefix.is_whole()
+        self._told.prefix.is_whole()
         self._has_block(block, found.stop)
         return block
 
@@ -247,11 +238,11 @@ class DraftSide:
     async def _asked(
         self, message: draft_pb2.DraftRound, position: int, cap: int, clock: RoundClock
     ) -> block_pb2.Block:
-        self._prefix.is_whole()  # once it has read this; what it makes of it may never be used
+        self._told.prefix.is_whole()  # once it has read this; what it makes of it may never be used
         try:
             with self._watch.exchange(DRAFT_BLOCK) as exchange:
                 asked = self._timed(self._round(message), cap)
-                drafted = await self._in_time(asked, self._blocks.seconds(cap), clock, exchange)
+                drafted = await self._late.in_time(asked, self._blocks.seconds(cap), clock, exchange)
                 if drafted is None:
                     return block_pb2.Block(position=position)
                 exchange.answered(drafted.timing)
@@ -278,29 +269,6 @@ class DraftSide:
         self._took_in = True
         return drafted
 
-    async def _in_time(
-        self, asked: Coroutine[Any, Any, T], patience: float, clock: RoundClock, exchange: Exchange
-    ) -> T | None:
-        """The answer; None where it is late, and waited for in the background. Raises TimeoutError once the draft has
-        had all the time that it may take."""
-        most = self._settings.draft_timeout_seconds
-        task, patience = asyncio.ensure_future(asked), min(patience, most)
-        try:
-            done, _ = await asyncio.wait((task,), timeout=patience)
-        except asyncio.CancelledError:
-            _forget(task)
-            raise
-        if done:
-            return task.result()
-        clock.draft.waited(patience)
-        exchange.late()
-        if patience >= most:
-            _forget(task)
-            raise TimeoutError
-        self._pending = task
-        self._loss = asyncio.get_running_loop().call_later(most - patience, task.cancel)
-        return None
-
     async def _round(self, message: draft_pb2.DraftRound) -> draft_pb2.DraftedBlock:
         """The block; of another draft where the one that was chosen does not take the sequence. Nothing has been said
         to it then but what is said to the other."""
@@ -326,14 +294,14 @@ class DraftSide:
         self, round_number: int, indices: tuple[int, ...], clock: RoundClock
     ) -> list[distribution_pb2.FullRow] | None:
         """Full rows of candidates of the last block; None where the draft is gone or late."""
-        if self._stream is None or self._pending is not None:
+        if self._stream is None or self._late.is_awaited:
             return None
         message = draft_pb2.DraftRows(round=round_number, indices=indices)
         began = time.perf_counter()
         try:
             with self._watch.exchange(DRAFT_ROWS) as exchange:
                 asked = self._stream.rows(message)
-                answer = await self._in_time(asked, self._rows.seconds(len(indices)), clock, exchange)
+                answer = await self._late.in_time(asked, self._rows.seconds(len(indices)), clock, exchange)
                 if answer is None:
                     return None
                 exchange.answered(answer.timing)
@@ -361,15 +329,7 @@ class DraftSide:
     ) -> None:
         """So many tokens were committed. laws, features: p at their positions and what it was made of, none where it
         was not asked for. before: features of the positions before them, as far as they came."""
-        self._laws.add(laws, committed)
-        self._features.add(features, committed, before)
-
-    def _tell(self, continuation: block_pb2.Continuation) -> None:
-        wants = self.wants
-        if wants.entries:
-            continuation.target_distributions.extend(self._laws.take())
-        if wants.features:
-            continuation.target_features = b"".join(self._features.take())
+        self._told.said(laws, committed, features, before)
 
     def submitted(self, count: int) -> None:
         """Only the first `count` candidates of the last block were verified: what follows them, if all are kept, is no
@@ -378,13 +338,11 @@ class DraftSide:
 
     def decided(self, kept: int, path: tuple[int, ...] = ()) -> None:
         """So many candidates of the last block are committed, of a tree those of `path`, and others after them."""
-        self._prefix.decided(kept, path)
+        self._told.prefix.decided(kept, path)
 
     def rewind(self, length: int, before: int) -> None:
         """The text was cut to its first `length` tokens; it may have grown again since. before: tokens that it had."""
-        self._prefix.rewind(length)
-        self._laws.rewind(length, before, len(self._tokens))
-        self._features.rewind(length, before, len(self._tokens))
+        self._told.rewind(length, before)
         if self._return is not None:
             self._return.rewind(length)
 
@@ -439,21 +397,7 @@ class DraftSide:
         self.sight.lose()
 
     def _end(self) -> None:
-        self._disarm()
-        if self._pending is not None:
-            _forget(self._pending)
-            self._pending = None
+        self._late.forget()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-    def _disarm(self) -> None:
-        if self._loss is not None:
-            self._loss.cancel()
-            self._loss = None
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Whatever becomes of it."""
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    task.cancel()

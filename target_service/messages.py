@@ -5,7 +5,7 @@ from __future__ import annotations
 from tandem.v1 import target_pb2
 from tandem.wire import row_message, state_bytes, timing_message
 from target_service.log_probabilities import BlockLogProbabilities, PositionLogProbabilities
-from target_service.session import Verified
+from target_service.spec import Verified
 
 
 def verified_message(round_number: int, position: int, verified: Verified) -> target_pb2.VerifiedBlock:

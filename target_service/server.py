@@ -8,24 +8,20 @@ from contextlib import aclosing
 import grpc
 from torch import Tensor
 
-from tandem.block_trees import check_siblings, read_tree
-from tandem.distributions import CompressedRow
+from tandem.block_trees import read_tree
 from tandem.faults import reported
 from tandem.grammars import Grammars
 from tandem.inference.engine import Engine
 from tandem.progress import Progress
 from tandem.rpc.errors import TandemError
 from tandem.rpc.handshake import check_handshake
-from tandem.rpc.sampling import check_token_ids
 from tandem.telemetry.services import ModelTelemetry
 from tandem.telemetry.sessions import Session, end_block
-from tandem.trees import Tree
-from tandem.v1 import block_pb2, model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
+from tandem.v1 import model_pb2, sampling_pb2, target_pb2, target_pb2_grpc
 from tandem.wire import (
     MOST_FEATURES,
     check_format,
     check_opening,
-    compressed_rows,
     constraint,
     full_row,
     load_message,
@@ -35,12 +31,12 @@ from tandem.wire import (
     state_bytes,
     timing_message,
 )
+from target_service.block_checks import candidate_rows, check_tree, ranks
 from target_service.messages import top_message, verified_message
-from target_service.scores import check, scores
-from target_service.session import Proposal, RowFormat, SessionSpec, TargetSession
+from target_service.session import TargetSession
+from target_service.spec import Proposal, RowFormat, SessionSpec
 from target_service.verification import Rule
 
-_MAX_BLOCK = 64
 _MOST_TOP = 20
 
 _RULES = {
@@ -154,12 +150,12 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         span = seen.block()
         candidates = list(message.block.token_ids)
         tree = read_tree(message.block.parents, path="round.block.parents")
-        _check_tree(tree, session)
-        rows = self._check_block(message.block, session.spec.rule, tree)
+        check_tree(tree, session)
+        rows = candidate_rows(message.block, session.spec.rule, tree, self._info.vocabulary_size)
         wanted = _wanted(message, session.spec, "round.format")
         self._check_features(message.features, "round.features")
         # A tree is verified whole: what a budget leaves off would have to be whole branches.
-        ranks = _ranks(message.block, session.spec.rule) if self._engine.chooses and not len(tree) else ()
+        scored = ranks(message.block, session.spec.rule) if self._engine.chooses and not len(tree) else ()
         cached = _advance(progress, message, "round.continuation")
         if message.block.position != progress.position:
             raise TandemError.prefix_mismatch(
@@ -167,7 +163,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 expected=progress.position,
                 received=message.block.position,
             )
-        proposal = Proposal(candidates, rows, wanted, tree, ranks, message.round, message.features)
+        proposal = Proposal(candidates, rows, wanted, tree, scored, message.round, message.features)
         verified = await session.verify(progress.tokens, cached, proposal)
         progress.candidates, progress.tree = candidates[: verified.considered], tree
         end_block(span, message.round, len(progress.candidates), verified.timing)
@@ -182,40 +178,6 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise TandemError.not_supported(path, f"{self._info.model_id} gives none")
         if count > MOST_FEATURES:
             raise TandemError.invalid_field(path, f"must be at most {MOST_FEATURES}, not {count}")
-
-    def _check_block(self, block: block_pb2.Block, rule: Rule, tree: Tree) -> list[CompressedRow] | None:
-        """The row of q of each candidate, None where none were sent. Raises TandemError INVALID_FIELD."""
-        size, vocabulary = len(block.token_ids), self._info.vocabulary_size
-        if size > _MAX_BLOCK:
-            raise TandemError.invalid_field("round.block.token_ids", f"has {size} candidates; at most {_MAX_BLOCK}")
-        if len(tree) not in (0, size):
-            raise TandemError.invalid_field("round.block.parents", f"has {len(tree)} entries for {size} candidates")
-        laws = len(tree.families) if len(tree) else size
-        if len(block.distributions) > laws:  # before any of them is read
-            raise TandemError.invalid_field(
-                "round.block.distributions", f"has {len(block.distributions)} entries for {laws} places"
-            )
-        check_token_ids(block.token_ids, path="round.block.token_ids", vocabulary_size=vocabulary)
-        check_siblings(tree, block.token_ids[: len(tree)], path="round.block.token_ids")
-        rows = compressed_rows(
-            block.distributions, path="round.block.distributions", vocabulary_size=vocabulary
-        )
-        needed = rule in (Rule.RATIO, Rule.BLOCK)
-        if len(rows) != laws and (rows or needed):
-            raise TandemError.invalid_field(
-                "round.block.distributions", f"has {len(rows)} entries for {laws} places"
-            )
-        if len(tree) and rows:
-            rows = [rows[family] for family in tree.family_of]
-        if needed:
-            for index, (token, row) in enumerate(zip(block.token_ids, rows, strict=True)):
-                if row.tail_mass > 0 or not bool((row.token_ids == token).any()):
-                    place = tree.family_of[index] if len(tree) else index
-                    raise TandemError.invalid_field(
-                        f"round.block.distributions[{place}]",
-                        "must be the whole law that the candidate was drawn from",
-                    )
-        return rows or None
 
     async def _resolve(
         self, message: target_pb2.ResolveDistances, session: TargetSession, progress: Progress
@@ -320,19 +282,3 @@ def _advance(progress: Progress, message: target_pb2.VerifyRound | target_pb2.Ge
         if getattr(message.continuation, name):
             raise TandemError.invalid_field(f"{path}.{name}", "is for a draft")
     return progress.advance(message.round, message.continuation, path=path)
-
-
-def _check_tree(tree: Tree, session: TargetSession) -> None:
-    """Raises TandemError INVALID_FIELD where there is one and the sequence follows one text."""
-    if len(tree) and not session.makes_trees:
-        raise TandemError.invalid_field("round.block.parents", "does not go with a grammar")
-    if len(tree) and session.spec.drafts:
-        raise TandemError.invalid_field("round.block.parents", "does not go with `drafts`")
-
-
-def _ranks(block: block_pb2.Block, rule: Rule) -> list[float]:
-    """What its candidates are worth to verify. Raises TandemError INVALID_FIELD."""
-    for name in ("log_probabilities", "entropies"):
-        if problem := check(getattr(block, name), len(block.token_ids)):
-            raise TandemError.invalid_field(f"round.block.{name}", problem)
-    return scores(rule, block.log_probabilities, block.entropies)

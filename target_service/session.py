@@ -6,92 +6,27 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tandem.branching import tree_log_probs
-from tandem.constraints import Constraint
-from tandem.distributions import CompressedRow, full_row_distances
+from tandem.distributions import full_row_distances
 from tandem.inference import runner
 from tandem.inference.engine import Engine, Timing
 from tandem.inference.states import take_states
-from tandem.noise import NoiseStream
 from tandem.rpc.errors import TandemError
-from tandem.sampling import History, SamplingChain, SamplingParams, log_probs_batch
+from tandem.sampling import History, SamplingChain, log_probs_batch
 from tandem.transfers import portions
 from tandem.trees import NO_TREE, Tree
 from target_service.log_probabilities import BlockLogProbabilities, log_probabilities
-from target_service.verification import Block, BlockNumbers, Rule, Token, next_tokens, verify_many
+from target_service.spec import Proposal, RowFormat, SessionSpec, Verified
+from target_service.verification import Block, BlockNumbers, Token, next_tokens, verify_many
 
 # Of what is made of a sequence's text before it is read; and about how much of it a token takes.
 _MOST_WAITING_BYTES = 4 << 20
 _TOKEN_BYTES, _TOP_BYTES = 512, 64
-
-
-class RowFormat(NamedTuple):
-    """What to send of p at each position; 0 entries send none."""
-
-    max_entries: int
-    mass: float
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSpec:
-    """How a sequence was opened. prompt_length: how many of `tokens` penalties take for the prompt.
-
-    max_entries and mass: what to send of p at each position, where a message says nothing else; 0 entries send none.
-    constraint: what the text may be; the session's own. log_probabilities: how many of the likeliest tokens to name
-    with those of the model; None for nothing of them. drafts: whether another model verifies the text, see `Block`.
-    """
-
-    tokens: tuple[int, ...]
-    prompt_length: int
-    sampling: SamplingParams
-    rule: Rule
-    noise: NoiseStream
-    stop_token_ids: frozenset[int]
-    max_entries: int
-    mass: float
-    constraint: Constraint | None = None
-    log_probabilities: int | None = None
-    drafts: bool = False
-
-    @property
-    def format(self) -> RowFormat:
-        return RowFormat(self.max_entries, self.mass)
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """What is to be verified; nothing where the text goes on alone. rows: of q, of each candidate, None where none were
-    sent. wanted: of p; as the sequence was opened with where it is None. tree: the candidates' shape where they are
-    one; not together with a grammar (see `TargetSession.makes_trees`). scores: of the candidates, where some may be
-    left off from the end (see `scores`); none of a tree. attempt: the round. features: of how many positions features
-    are wanted, the first of the block's and those before it; 0 for none."""
-
-    candidates: Sequence[int] = ()
-    rows: Sequence[CompressedRow] | None = None
-    wanted: RowFormat | None = None
-    tree: Tree = NO_TREE
-    scores: Sequence[float] = ()
-    attempt: int = 0
-    features: int = 0
-
-
-@dataclass(slots=True)
-class Verified:
-    """The numbers of a block, those of the model itself where asked for, and the time that they took. considered:
-    candidates that they are of, from the block's start; the others were left off. features: where asked for, float16
-    [m, H] on the host, the last n + 1 of the block's positions."""
-
-    numbers: BlockNumbers
-    timing: Timing
-    model: BlockLogProbabilities | None
-    considered: int
-    features: Tensor | None = None
 
 
 class TargetSession:

@@ -20,7 +20,8 @@ from tandem.rpc.errors import TandemError
 from tandem.sampling import NotFiniteError
 from tandem.v1 import draft_pb2, model_pb2, sampling_pb2
 from target_service import session as target
-from target_service.session import SessionSpec, TargetSession
+from target_service.session import TargetSession
+from target_service.spec import SessionSpec
 from target_service.verification import Rule
 from tests.support.steps import Session, session
 

@@ -21,7 +21,8 @@ from tandem.rpc.handshake import make_handshake
 from tandem.sampling import SamplingParams
 from tandem.v1 import block_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from target_service import session as sessions
-from target_service.session import SessionSpec, TargetSession
+from target_service.session import TargetSession
+from target_service.spec import SessionSpec
 from target_service.verification import Rule
 from tests.fuzz.talks import GREEDY
 from tests.support.tiny import tiny_llama
