@@ -94,6 +94,7 @@ class KeyValueCache:
         for tensor in (self._keys, self._values):
             tensor[:, :, end : end + count] = tensor[:, :, begin : begin + count]
 
+    @torch.inference_mode()  # as the entries were made
     def _move(self, sources: Seq[int], targets: Seq[int]) -> None:
         """Copies entries to others, all read before any is written."""
         slots = upload([list(sources), list(targets)], torch.long, self.device)

@@ -56,6 +56,8 @@ class Part:
         self.length = self.past + count
         self.tree = tree
         self.text = self.length - len(tree)  # entries that are not of it
+        #: Up to here entries are seen by all of its tokens, windows aside.
+        self.seen_by_all = min(self.past, self.text - 1)
         self.extents = list(table.extents(self.length))
         self._table = table
         self._cache = cache
@@ -83,7 +85,11 @@ class Part:
 
     def _first(self, window: int | None) -> int:
         """The first position that any of its tokens sees."""
-        return 0 if window is None else max(0, self.past + 1 - window)
+        if window is None:
+            return 0
+        # Of a tree some entries are cached already, whose places are behind the positions of those to come.
+        of_tree = self.tree.positions(self.text)[self.past - self.text :] if self.past > self.text else []
+        return max(0, min(of_tree, default=self.past) + 1 - window)
 
     def _in_place(self, first: int, start: int, stop: int) -> Piece:
         return Piece(first, stop - start, self._cache.views(start, stop).__getitem__)
@@ -92,14 +98,15 @@ class Part:
     def _can_be_merged(self) -> bool:
         """Whether attention over each extent by itself pays and adds up: each token must see something of the last.
 
-        The kernel that says how much each extent weighs is the CPU's, for keys and values of one size.
+        And of each before it, which the text gives as long as it reaches into the last. The kernel that says how much
+        each extent weighs is the CPU's, for keys and values of one size.
         """
         start, stop = self.extents[-1]
         shape = self._cache.shape
         return (
             len(self.extents) <= _MOST_EXTENTS
             and self.length * shape.bytes > _MOST_COPIED_BYTES * shape.layers
-            and self.length - (stop - start) <= self.past
+            and self.length - (stop - start) <= self.seen_by_all
             and self._cache.device.type == "cpu"
             and shape.key_dim == shape.value_dim
         )
@@ -183,7 +190,8 @@ class Step:
         lengths = [part.length if window is None else min(part.length, window) for part in self.parts]
         count = balanced_sections(shape.heads, torch.get_num_threads(), sum(lengths) // len(lengths))
         # Each token has to see something of each section.
-        return count if min(lengths) // count > self.tokens_each else 1
+        hidden = max(part.length - part.seen_by_all for part in self.parts)
+        return count if min(lengths) // count > hidden else 1
 
     @staticmethod
     def _section_mask(mask: Tensor | None, size: int, count: int, query: Tensor) -> Tensor | None:
@@ -201,8 +209,7 @@ class Step:
     def _mask(self, part: Part, piece: Piece, window: int | None, query: Tensor) -> Tensor | None:
         """What the part's tokens see of the piece, to add to scores: [groups * n, size]; None for all of it."""
         last = piece.first + piece.size - 1
-        seen_by_all = min(part.past, part.text - 1) if len(part.tree) else part.past
-        if last <= seen_by_all and (window is None or part.length - piece.first <= window):
+        if last <= part.seen_by_all and (window is None or part.length - piece.first <= window):
             return None
         rows = torch.arange(part.past, part.length, device=query.device).unsqueeze(1)
         columns = torch.arange(piece.first, last + 1, device=query.device)

@@ -55,7 +55,7 @@ def probe(model: PreTrainedModel, run: Callable[[Step], object]) -> EntryShape:
 
 
 class _ProbePart:
-    start, stop, count, past, length = 0, 2, 2, 0, 2
+    start, stop, count, past, length, seen_by_all = 0, 2, 2, 0, 2, 0
     tree = NO_TREE
 
     def __init__(self, at: Callable[[int], tuple[Tensor, Tensor]]) -> None:
