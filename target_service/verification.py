@@ -229,11 +229,13 @@ def _siblings(batch: BlockBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     p = p.index_select(0, batch.place[first])
     token_ids, listed = heads.token_ids[first], heads.listed[first]
     p_head = p.gather(-1, token_ids) * listed
-    p_rest = (1 - p_head.sum(-1)).clamp(min=0)
-    turns = take_turns(p_head, p_rest, token_ids, heads.q[first] * listed, batch.x[candidate], filled)
+    # Added up by itself: the rounding of 1 less the others, divided by what little is left after a turn, would be mass
+    # that no token has.
+    elsewhere = p.scatter(-1, token_ids, 0.0)
+    turns = take_turns(p_head, elsewhere.sum(-1), token_ids, heads.q[first] * listed, batch.x[candidate], filled)
     # Padding repeats the first entry of its row, which it must not overwrite.
     left = torch.where(listed > 0, turns.head, turns.head[:, :1])
-    law = (p * turns.rest.unsqueeze(-1)).scatter_(-1, token_ids, left)
+    law = (elsewhere * turns.rest.unsqueeze(-1)).scatter_(-1, token_ids, left)
     corrections = inverse_cdf(law, batch.uniforms(Purpose.CORRECTION))[family]
     return own, corrections, found | {
         "acceptance": turns.acceptance[family, turn],

@@ -90,13 +90,20 @@ def _write(logits: Tensor, row: Row) -> None:
     logits[list(row.tokens)] = torch.tensor(row.log_probabilities)
 
 
+class _NoModel:
+    """There is nothing behind the logits."""
+
+    def get_decoder(self) -> None:
+        return None
+
+
 class ReplayRunner(ModelRunner):
     """In the model's place. Sequences begin with a text's index, PROMPT_LENGTH times."""
 
     def __init__(self, rows: Tensor, lines: Lines, device: Device) -> None:
         """rows: logits by the number of the place."""
         self.loaded = LoadedModel(
-            model=cast(Any, None), vocabulary_size=VOCABULARY, context_length=_CONTEXT, dtype="float32",
+            model=cast(Any, _NoModel()), vocabulary_size=VOCABULARY, context_length=_CONTEXT, dtype="float32",
             parameter_count=0, end_token_ids=(), device=torch.device("cpu"),
         )  # fmt: skip
         self._embeddings = VOCABULARY

@@ -63,7 +63,10 @@ def distil(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="What the draft reads: layers for tokens alone, features for the target's states as well."),
+        typer.Option(
+            help="What the draft reads: layers for tokens alone, features for the target's states as well; layers if"
+            " unset."
+        ),
     ] = None,
     layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the draft; 3 if unset, or 1 with --kind features.")

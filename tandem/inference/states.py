@@ -32,8 +32,11 @@ class Features:
 
 def features_of(model: PreTrainedModel) -> Features | None:
     """None for a model whose states are not found."""
-    decoder, config = model.get_decoder(), model.config.get_text_config()
-    if decoder is None or decoder is model or not getattr(config, "hidden_size", 0):
+    decoder = model.get_decoder()
+    if decoder is None or decoder is model:
+        return None
+    config = model.config.get_text_config()
+    if not getattr(config, "hidden_size", 0):
         return None
     return Features(config.hidden_size, config.model_type)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.acceptance import Bracket
-from orchestrator.acceptance.lossy import threshold_chances
+from orchestrator.acceptance.distance_rule import threshold_chances
 from tandem.brackets import Distances, distances, full_row_distance, probabilities, stack
 from tandem.compression import compress, full_law
 from tandem.inference.loading import load_model, tokenizer_folder

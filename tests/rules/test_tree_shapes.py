@@ -183,7 +183,8 @@ def test_no_two_candidates_of_a_tree_share_a_number() -> None:
     block = block_pb2.Block(position=9, token_ids=range(6), parents=parents)
     verified = target_pb2.VerifiedBlock(
         round=4, acceptance_probabilities=[0.5] * 6, correction_token_ids=[7] * 6, target_token_ids=range(20, 27),
-        in_support=[True] * 6,
+        in_support=[True] * 6, log_probabilities=[-1.0] * 6, max_log_probabilities=[-0.5] * 6, entropies=[1.0] * 6,
+        top3_entropies=[0.8] * 6,
     )  # fmt: skip
     found = positions(block, verified, NoiseStream(3), frozenset())
     assert len({each.u for each in found}) == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ class _Sequence:
     """Stands for a sequence whose cache holds whatever it is asked for."""
 
     length = 0
+    states: ClassVar[dict[int, Tensor]] = {}  # of no position
 
     def truncate(self, length: int) -> None:
         self.length = length
