@@ -26,7 +26,7 @@ TOKENIZER = byte_tokenizer(VOCABULARY)
 FEW = [token for token in range(VOCABULARY) if token % 3]
 PROMPT = [1, 2, 3]
 LENGTH = 40
-SAMPLES = 400
+SAMPLES = 250
 PENALTIES: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.5}
 #: Towards tokens that the draft cannot say, and away from some that it can.
 BIAS: dict[str, Any] = {"logit_bias": {3: 3.0, 6: 2.0, 7: -math.inf, 10: -math.inf, 11: 2.0}}

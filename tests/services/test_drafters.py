@@ -39,7 +39,7 @@ async def test_lossless_in_distribution_over_grpc() -> None:
     tokenizer = byte_tokenizer(FEW)
     reports = await check_pair_law(
         policy("fixed", "block", max_tokens=3),
-        samples=400,
+        samples=250,
         max_tokens=5,
         drafter=lambda model: make("suffix+stand+model", model, tokenizer, share_ngrams=True),
     )

@@ -133,7 +133,7 @@ async def test_lossless_in_distribution(accept: str) -> None:
     tokenizer = byte_tokenizer(FEW)
     reports = await check_pair_law(
         policy("fixed", accept, max_tokens=3),
-        samples=400,
+        samples=250,
         max_tokens=5,
         drafter=lambda model: make("features", model, tokenizer),
     )

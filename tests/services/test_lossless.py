@@ -20,10 +20,10 @@ from tests.support.trio import OFF, Trio, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
-SAMPLES = 800
+SAMPLES = 400
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     noise=st.sampled_from([0.0, 0.02, 0.1, 0.4]),

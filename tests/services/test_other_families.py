@@ -37,7 +37,7 @@ SHARED = intersect(TARGET, OWN, target_size=SIZE, draft_size=OWN_SIZE)
 UNSHARED = [token for token in range(SIZE) if token not in SHARED.target_ids]
 PROMPT = TARGET.encode("the walk is the")
 LENGTH = 30
-SAMPLES = 300
+SAMPLES = 200
 PENALTIES: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.5}
 #: Towards tokens that the draft has not, and away from some that it has.
 BIAS: dict[str, Any] = {

@@ -88,7 +88,7 @@ async def test_the_law_above_a_drafter_without_a_model_and_a_middle_is_the_targe
     """Those that learn share what they have learnt: a completion of four tokens would end before it is of use."""
     reports = await check_pair_law(
         both(policy("fixed", "ratio", max_tokens=3)),
-        samples=400,
+        samples=250,
         max_tokens=5,
         drafter=lambda model: make(name, model, byte_tokenizer(FEW), share_ngrams=name == "stand"),
         middle=tiny_llama(11, vocabulary=FEW, noise=0.3),

@@ -8,19 +8,20 @@ from torch import Tensor
 #: Chance that a right program fails a test (seeds are fixed, so it was drawn once, when the test was written).
 ERROR_RATE = 1e-6
 # The statistic follows chi-square well enough in the tail where every cell expects some tens of counts.
-_LEAST_EXPECTED = 50.0
+LEAST_EXPECTED = 50.0
 
 
-def g_test(counts: Tensor, law: Tensor) -> float:
+def g_test(counts: Tensor, law: Tensor, least_expected: float = LEAST_EXPECTED) -> float:
     """The chance of counts at least as far from the law; 0 where something impossible was counted.
 
-    counts, law: of one shape; the law sums to 1. Cells that expect fewer than 50 counts are taken together.
+    counts, law: of one shape; the law sums to 1. Cells that expect fewer than `least_expected` counts are taken
+    together.
     """
     counts, law = counts.flatten().to(torch.float64), law.flatten().to(torch.float64)
     if bool((counts[law == 0] > 0).any()):
         return 0.0
     expected = law * counts.sum()
-    small = expected < _LEAST_EXPECTED
+    small = expected < least_expected
     counts = torch.cat([counts[~small], counts[small].sum().unsqueeze(0)])
     expected = torch.cat([expected[~small], expected[small].sum().unsqueeze(0)])
     counts, expected = counts[expected > 0], expected[expected > 0]
@@ -30,5 +31,5 @@ def g_test(counts: Tensor, law: Tensor) -> float:
     return float(torch.special.gammaincc(freedom, statistic.clamp(min=0) / 2))
 
 
-def fits(counts: Tensor, law: Tensor) -> bool:
-    return g_test(counts, law) > ERROR_RATE
+def fits(counts: Tensor, law: Tensor, least_expected: float = LEAST_EXPECTED) -> bool:
+    return g_test(counts, law, least_expected) > ERROR_RATE
