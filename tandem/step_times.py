@@ -105,9 +105,10 @@ class _Curve:
         spread = sum(count * (size - middle) ** 2 for size, count in zip(sizes, counts, strict=True))
         together = sum(count * (size - middle) * (time - level) for size, time, count in points)
         slope = max(0.0, together / spread) if spread else 0.0
-        found = []
+        least, found = min(times), []
         for size, time, count in points:
-            line = level + slope * (size - middle)
+            # A steep line falls below 0 before the smallest size.
+            line = max(level + slope * (size - middle), least)
             noise, residual = variance * time * time / count, time - line
             found.append(line + residual * (1 - noise / residual**2) if residual**2 > noise else line)
         return cls(sizes, _never_falling(found, counts), slope)

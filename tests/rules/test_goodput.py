@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.limits_message import limits_message
@@ -205,6 +205,8 @@ def test_it_looks_at_distributions_only() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.floats(1e-3, 10)), min_size=1, max_size=60))
+@example([(1, 1.0), (2, 0.25), (2, 1.0), (3, 5.0)])
+@example([(2, 0.5), (3, 0.25), (3, 1.0), (4, 3.0)])
 def test_a_larger_step_is_never_thought_quicker(measured: list[tuple[int, float]]) -> None:
     times = StepTimes()
     for tokens, seconds in measured:
