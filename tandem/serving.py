@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from types import FrameType
 
+from tandem import heap
 from tandem.settings import USAGE_ERROR
 
 
@@ -23,10 +24,12 @@ def prepare_for_models() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    heap.end_at_once()
 
 
 def run_service(name: str, serve: Callable[[], Coroutine[None, None, None]]) -> None:
     """Runs `serve` to its end; what is wrong with the configuration is one line and exit code 2."""
+    heap.load()
     from tandem.models import ModelError
     from tandem.rpc.server import ListenError
     from tandem.rpc.tls import TlsError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import signal
 import socket
@@ -17,6 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tandem import heap
 from tandem.rpc.channels import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, PING_TIMEOUT_SECONDS
 from tandem.rpc.credentials import server_credentials
 from tandem.rpc.draining import AT_THE_END, DrainInterceptor, HandOver, OpenCalls
@@ -184,10 +184,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
-            # What modules and models have made stays for good. To look through all of it for what is no longer needed
-            # would stop the service for a quarter of a second, now and then.
-            gc.collect()
-            gc.freeze()
+            heap.settle()
             port = await self.start()
             if on_started is not None:
                 on_started(port)

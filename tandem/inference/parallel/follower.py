@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tandem import heap
 from tandem.inference.cache import EntryShape, KeyValueCache
 from tandem.inference.capacity import GPU_SHARE
 from tandem.inference.loaded import LoadedModel
@@ -75,6 +76,7 @@ def follow(place: Place, name: str, revision: str | None, options: Mapping[str, 
         loaded = load_model(folder, device=str(group.device), shards=place.world, **kind)
         runner = FollowerRunner(loaded, group, cache_bytes=options["cache_bytes"], gpu_share=options["gpu_share"])
     _log.info("rank %d of %d follows rank 0 on %s", place.rank, place.world, group.device)
+    heap.settle()
     try:
         runner.follow()
     except GroupLostError as error:
