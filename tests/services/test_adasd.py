@@ -69,7 +69,7 @@ async def test_the_lossy_budget_is_never_overdrawn_and_0_is_lossless(accept: str
 
         free = (await ask(None)).finish.speculation
         assert free.lossy and free.lossy_charge > 2
-        for budget in (0.3, 1.0, 2.0):
+        for budget in (0.3, 1.0):
             report = (await ask(budget)).finish.speculation
             assert report.lossy_charge <= budget and report.lossy
         nothing = await ask(0.0)
@@ -99,7 +99,7 @@ async def test_threshold_0_accepts_what_the_exact_rule_accepts() -> None:
 async def test_decisions_with_compression_equal_decisions_with_full_rows(accept: str) -> None:
     """At temperature 0 q is sent cut; a position that its bracket leaves open is resolved by the full row."""
     fetched, vocabulary = 0, 512  # eight entries of so many leave wide brackets
-    for seed in range(4):
+    for seed in range(2):
         texts = []
         for entries in (8, 65536):
             target = tiny_llama(seed, vocabulary=vocabulary)

@@ -122,6 +122,6 @@ async def test_lossless_in_distribution_where_chance_decides_how_long_blocks_are
     monkeypatch.setattr("orchestrator.request.Learnt", as_goodput)
     rules = policy("fixed", "ratio", max_tokens=3)
     reports = await check_pair_law(
-        rules, samples=300, max_tokens=5, draft_limits=AHEAD, serve_target=LateTarget, look_ahead_branches=8
+        rules, samples=250, max_tokens=5, draft_limits=AHEAD, serve_target=LateTarget, look_ahead_branches=8
     )
     assert sum(map(hits, reports)) > 30

@@ -20,10 +20,10 @@ from tests.support.trio import OFF, Trio, policy, trio
 
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
-SAMPLES = 400
+SAMPLES = 250
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     noise=st.sampled_from([0.0, 0.02, 0.1, 0.4]),
@@ -95,7 +95,7 @@ async def test_prompt_lookup_is_lossless_and_accepts_repetitions() -> None:
 )
 async def test_coupled_gives_one_text_for_a_seed_with_and_without_speculation(sampling: dict[str, float]) -> None:
     async with trio(tiny_llama(3), tiny_llama(3, noise=0.05), TOKENIZER) as services:
-        for seed in (0, 7, 2**64 - 1):
+        for seed in (0, 2**64 - 1):
             with_seed = {**sampling, "seed": seed}
             alone = await services.complete([1, 2, 3], max_tokens=30, sampling=with_seed)
             accepted = 0

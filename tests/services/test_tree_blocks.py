@@ -26,7 +26,7 @@ from tests.support.trio import OFF, Trio, make_request, policy, trio
 VOCABULARY = 64
 TOKENIZER = byte_tokenizer(VOCABULARY)
 GREEDY, RATIO, BLOCK, COUPLED = 1, 2, 3, 4
-SAMPLES = 400
+SAMPLES = 250
 
 
 @dataclass(slots=True)
