@@ -93,7 +93,7 @@ async def test_the_law_above_a_drafter_without_a_model_and_a_middle_is_the_targe
         drafter=lambda model: make(name, model, byte_tokenizer(FEW), share_ngrams=name == "stand"),
         middle=tiny_llama(11, vocabulary=FEW, noise=0.3),
     )
-    assert sum(report.middle.drafted_tokens for report in reports) > 25
+    assert sum(report.middle.drafted_tokens for report in reports) > 10
 
 
 # What the target refuses of a caller for which it drafts.
