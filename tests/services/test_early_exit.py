@@ -146,9 +146,9 @@ async def test_works_of_one_step_are_drawn_for_together_whatever_their_layers(bl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Drafting, "receive_all", classmethod(counted))
         async with trio(tiny_llama(2, layers=LAYERS), drafter, TOKENIZER) as services:
-            prompts = [[number, *PROMPT, number] for number in range(6)]
+            prompts = [[number, *PROMPT, number] for number in range(4)]
             await asyncio.gather(
-                *(services.complete(prompt, policy=policy("fixed"), max_tokens=60) for prompt in prompts)
+                *(services.complete(prompt, policy=policy("fixed"), max_tokens=30) for prompt in prompts)
             )
     assert max(together) > 1
     for each in blocks:
