@@ -178,8 +178,8 @@ def test_chat_answers_each_line_and_ends_with_the_input(endpoint: str) -> None:
     assert done.stdout.count("{T}") >= 2 and "{T} target" in done.stderr
 
 
-def test_the_demo_shows_both_runs_within_80_columns(endpoint: str) -> None:
+def test_the_demo_shows_all_three_runs_within_80_columns(endpoint: str) -> None:
     done = tandem("demo", "--endpoint", endpoint, "--max-tokens", "12", variables={"COLUMNS": "80"})
     assert (done.returncode, done.stderr) == (0, "")
-    parts = ("draft draft proposes, target target verifies", "{T}", "adasd, lossy", "target alone", "its text")
+    parts = ("draft draft proposes, target target verifies", "{T}", "adasd, lossy", "target alone", "lossless, ")
     assert [part for part in parts if part not in done.stdout] == []
