@@ -25,7 +25,9 @@ from tandem.cli.session import check_models, connected
 from tandem.cli.signals import termination_unwinds
 
 # About as easy for the embedded draft as what it was measured on is on average; prose is harder for it.
-_DEMO_PROMPT = "Tom has 3 boxes with 12 apples in each. He gives away 8 apples. How many are left? Explain step by step."
+_DEMO_PROMPT = (
+    "Tom has 3 boxes with 12 apples in each. He gives away 8 apples. How many are left? Explain step by step."
+)
 
 app = typer.Typer(
     name="tandem",

@@ -15,7 +15,6 @@ from tandem.cli.complete import Completion, ask, gather
 from tandem.cli.options import RequestOptions, build_request
 from tandem.cli.render import legend, summary, tokens_per_second, two_columns
 
-
 #: What the target alone is compared with besides AdaSD: lossless, with blocks as long as they are worth.
 _GOODPUT = RequestOptions(stop="goodput", accept="exact")
 
