@@ -65,7 +65,9 @@ def policy_from_names(
             else:
                 setattr(holder, name, value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} cannot be {value!r}: {error}") from error
+            # A number, of which a fraction is too much: protobuf says so in words of its own.
+            why = "it is a whole number" if isinstance(value, float) and isinstance(error, TypeError) else error
+            raise ValueError(f"{name} cannot be {value!r}: {why}") from error
     if accept == "jsd" and not policy.accept.jsd.HasField("threshold"):
         raise ValueError("the accept rule 'jsd' needs a threshold")
     return policy

@@ -221,7 +221,7 @@ def _policy(options: RequestOptions) -> policy_pb2.SpeculationPolicy:
         try:
             if not (name.isidentifier() and equals):
                 raise ValueError
-            given[name] = int(value) if value.isdecimal() else float(value)
+            given[name] = int(value) if value.removeprefix("-").isdecimal() else float(value)
         except ValueError:
             raise ValueError(f"rule_option: {entry!r} is not NAME=NUMBER") from None
     return policy_from_names(options.stop, options.accept, **given)

@@ -60,6 +60,7 @@ def refused_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         (["--accept", "exact", "--threshold", "0.5"], "has an option 'threshold'"),
         (["--rule-option", "gamma"], "rule_option: 'gamma' is not NAME=NUMBER"),
         (["--rule-option", "gamma=much"], "rule_option: 'gamma=much' is not NAME=NUMBER"),
+        (["--accept", "fly", "--rule-option", "window=3.5"], "window cannot be 3.5: it is a whole number"),
         (["--rule-option", "gamma=0.1"], "nor the accept rule 'adasd' has an option 'gamma'"),
         (["--lossy-budget", "1", "--rule-option", "lossy_budget=2"], "rule_option: lossy_budget is given twice"),
         (["--timeout", "0"], "--timeout"),

@@ -110,6 +110,7 @@ def test_a_prompt_from_stdin_is_the_prompt(endpoint: str, alone: dict[str, Any])
         (["--accept", "jsd", "--threshold", "2"], "speculation.accept.jsd.threshold: must be in [0, 1], not 2.0"),
         (["--lossy-budget", "nan"], "speculation.accept.adasd.lossy_budget"),
         (["--accept", "typical", "--rule-option", "epsilon=2"], "speculation.accept.typical.epsilon: must be in"),
+        (["--accept", "fly", "--rule-option", "window=-3"], "speculation.accept.fly.window: must be in"),
         (["--stop", "named:toy", "--rule-option", "length=2"], "speculation.stop.named.name: there is no stop rule"),
         (["--stop-text", ""], "stop[0]: is empty"),
         (["--timeout", "0.001"], "timeout: "),
